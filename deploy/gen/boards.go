@@ -125,7 +125,7 @@ var streams = board{"streams", "streams and fronts", "What do clients ask for, a
 	}},
 }}
 
-var sessions = board{"sessions", "sessions, budgets and storage", "Who uses the box, and what is kept?", []row{
+var sessions = board{"sessions", "sessions, budgets and storage", "Who uses the box, what does it take, and what is kept?", []row{
 	{"Clients", []panel{
 		line("Tasks", "By who submitted them.", "ops", query{`sum by (client) (rate(llorch_client_tasks_total` + rate + `))`, "{{client}}"}),
 		line("Tokens", "By who submitted their task.", "short", query{`sum by (client, direction) (rate(llorch_client_tokens_total` + rate + `))`, "{{client}}, {{direction}}"}),
@@ -134,7 +134,7 @@ var sessions = board{"sessions", "sessions, budgets and storage", "Who uses the 
 	{"Sessions", []panel{
 		line("Sessions", "That are kept.", "none", query{`llorch_sessions`, "{{instance}}"}),
 		line("Turns", "Warm, if the engine took part of the prompt from the session's KV.", "ops", query{`sum by (kv) (rate(llorch_session_turns_total` + rate + `))`, "{{kv}}"}),
-		line("Power", "Of all cards together.", "watt", query{`sum(llorch_gpu_power_watts)`, "cards"}),
+		line("Energy", "That the cards took, by their own counters.", "joule", query{`sum by (device) (increase(llorch_gpu_energy_joules_total` + rate + `))`, "card {{device}}"}),
 	}},
 	{"Storage", []panel{
 		line("Disk", "Of the file system of the data folder.", "bytes", query{`llorch_data_folder_bytes`, "{{kind}}"}),

@@ -8,7 +8,7 @@
 //
 //	driver 570.86.10
 //	cuda 12080
-//	card 0 uuid=GPU-… name="NVIDIA GeForce RTX 3090" total=25769803776 used=… util=.. temp=.. power=.. [ecc=..]
+//	card 0 uuid=GPU-… name="NVIDIA GeForce RTX 3090" total=25769803776 used=… util=.. temp=.. power=.. [energy=..] [ecc=..]
 //	process 0 pid=123 used=…
 //	xid 0 79 seq=1     an event of card 0, delivered once to each event set that was made before it
 //	ecc 0 seq=2        an uncorrectable memory error of card 0, as an event

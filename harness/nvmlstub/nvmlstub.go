@@ -57,6 +57,7 @@ type Card struct {
 	Util      int   // per cent
 	Temp      int   // °C
 	Power     int   // W
+	Energy    int64 // mJ since the driver was loaded; 0: the card has no counter
 	ECC       *int64
 	Lost      bool // it fell off the bus
 	Processes []Process
@@ -95,6 +96,9 @@ func (s *State) Write(path string) error {
 	fmt.Fprintf(&b, "driver %s\ncuda %d\n", s.Driver, s.CUDA)
 	for i, c := range s.Cards {
 		fmt.Fprintf(&b, "card %d uuid=%s name=\"%s\" total=%d used=%d util=%d temp=%d power=%d", i, c.UUID, c.Name, c.Total, c.Used, c.Util, c.Temp, c.Power)
+		if c.Energy > 0 {
+			fmt.Fprintf(&b, " energy=%d", c.Energy)
+		}
 		if c.ECC != nil {
 			fmt.Fprintf(&b, " ecc=%d", *c.ECC)
 		}

@@ -91,12 +91,13 @@ var (
 	memoryDesc      = prometheus.NewDesc("llorch_gpu_memory_bytes", "Memory of a card, by kind (LO-613).", []string{observe.LabelDevice, "kind"}, nil)
 	temperatureDesc = prometheus.NewDesc("llorch_gpu_temperature_celsius", "Temperature of a card (LO-613).", []string{observe.LabelDevice}, nil)
 	powerDesc       = prometheus.NewDesc("llorch_gpu_power_watts", "Power that a card draws (LO-613).", []string{observe.LabelDevice}, nil)
+	energyDesc      = prometheus.NewDesc("llorch_gpu_energy_joules_total", "Energy that a card has taken since its driver was loaded, by its own counter (LO-625).", []string{observe.LabelDevice}, nil)
 	healthyDesc     = prometheus.NewDesc("llorch_gpu_healthy", "1 if a card can be given work (LO-613).", []string{observe.LabelDevice}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (c cardMetrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{utilizationDesc, usedDesc, memoryDesc, temperatureDesc, powerDesc, healthyDesc} {
+	for _, d := range []*prometheus.Desc{utilizationDesc, usedDesc, memoryDesc, temperatureDesc, powerDesc, energyDesc, healthyDesc} {
 		out <- d
 	}
 }
@@ -138,6 +139,9 @@ func (c cardMetrics) collectCards(inventory gpu.Inventory, out chan<- prometheus
 		}
 		if card.Power > 0 {
 			gauge(powerDesc, card.Power, device)
+		}
+		if card.Energy > 0 { // power that was sampled is no measure of it
+			out <- prometheus.MustNewConstMetric(energyDesc, prometheus.CounterValue, card.Energy, device)
 		}
 	}
 	for _, v := range c.cards.ledger.View().Cards {

@@ -81,7 +81,7 @@ func TestALedgerThatCannotWriteIsNotReady(t *testing.T) {
 	require.NotContains(t, why.Envelope().Message, "is full", "the cause is for the log")
 }
 
-// LO-840, LO-841, LO-842: an on-demand pool whose model is missing was never tried, and yet says so before a task comes.
+// LO-840, LO-841, LO-842, LO-607: an on-demand pool whose model is missing was never tried, and yet says so before a task comes.
 func TestAnOnDemandPoolWithoutItsFileIsNotReady(t *testing.T) {
 	o := operate(t, "  - {id: od, lifecycle: on_demand, model: {id: m-od, ref: \"file:none.gguf\"}, provisioning: {mode: binary, path: ./no-such-server}}\n")
 	o.soon(func() bool { return o.stands("od") == task.PoolFailed })
@@ -107,7 +107,7 @@ func TestAnOnDemandPoolWithoutItsFileIsNotReady(t *testing.T) {
 	_, err = o.operator.Unload(t.Context(), "od")
 	require.NoError(t, err)
 	o.soon(func() bool { return o.stands("od") == task.PoolUnloaded })
-	told := o.operator.residency.Swaps() // LO-607: whoever looks sees that no plan did this
+	told := o.operator.residency.Swaps() // whoever looks sees that no plan did this
 	require.Len(t, told, 2)
 	require.False(t, told[0].In)
 	require.Equal(t, byHand, told[0].Why)

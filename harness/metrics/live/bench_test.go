@@ -73,6 +73,7 @@ const (
 	modelBytes  = 14 << 30
 	utilization = 37 // per cent
 	degrees     = 41
+	joules      = 5000 // the other card has no counter
 )
 
 func newBench(t *testing.T) *bench {
@@ -133,7 +134,7 @@ func (b *bench) cards(t *testing.T) string {
 	_, err := nvmlstub.Build(b.Dir)
 	require.NoError(t, err)
 	state := nvmlstub.Reference()
-	state.Cards[0].Util, state.Cards[0].Temp = utilization, degrees
+	state.Cards[0].Util, state.Cards[0].Temp, state.Cards[0].Energy = utilization, degrees, joules*1000
 	require.NoError(t, state.Write(filepath.Join(b.Dir, "cards")))
 	for _, name := range []string{"day", "night"} {
 		require.NoError(t, standin.WriteModel(filepath.Join(b.Dir, name+".gguf"), name, modelBytes))

@@ -279,7 +279,7 @@ var table = []action{
 		return []metrics.Move{
 			is(1, `llorch_build_info`), is(0, `llorch_queue_stuck`), is(4+2, `llorch_replica_state{state="ready"}`), is(0, `llorch_replica_state{replica_id="gone-0",state="ready"}`),
 			is(1, `llorch_pool_info{pool_id="haiku",model_id="haiku",engine="llamacpp"}`), is(1, `llorch_config_last_reload_successful`),
-			is(degrees, `llorch_gpu_temperature_celsius{device="0"}`), is(2, `llorch_gpu_healthy`), is(0, `llorch_gpu_memory_bytes{device="1",kind="promised"}`),
+			is(degrees, `llorch_gpu_temperature_celsius{device="0"}`), is(joules, `llorch_gpu_energy_joules_total`), is(2, `llorch_gpu_healthy`), is(0, `llorch_gpu_memory_bytes{device="1",kind="promised"}`),
 			{Series: `llorch_data_folder_bytes{kind="free"}`, Kind: metrics.AtLeast},
 			is(1, `model_state{model_id="haiku",state="Active"}`), is(0, `model_state{model_id="haiku",state="Retired"}`),
 		}
@@ -316,7 +316,10 @@ var table = []action{
 		b.held.SetScript(fakeengine.Script{Stepped: true, Tokens: 2})
 		b.messageBatch(t, "held", func() {
 			busy(t, b.held, 1)
+			line := b.held.State().Generations
 			s := b.follow(t, b.submit(t, "held", nil))
+			_, err := b.held.Wait(bounded(t), func(s fakeengine.State) bool { return s.Generations > line }) // else the line might take what is released
+			require.NoError(t, err)
 			b.held.Release(2)
 			require.NoError(t, s.Rest())
 			b.held.Release(10)
@@ -387,7 +390,7 @@ func swapped(pool string, more ...metrics.Move) func(*testing.T, *bench) []metri
 // openStreams are closed one action after they were opened.
 var openStreams []func()
 
-// LO-602, LO-613, ORCH-3028, ORCH-3072, ORCH-3080, ORCH-3097, OC-METRICS-7101, OC-METRICS-7102, LO-103, LO-437, LO-503, ORCH-1103, LO-454
+// LO-602, LO-613, LO-625, ORCH-3028, ORCH-3072, ORCH-3080, ORCH-3097, OC-METRICS-7101, OC-METRICS-7102, LO-103, LO-437, LO-503, ORCH-1103, LO-454
 func TestSeriesMoveWhenTheyShould(t *testing.T) {
 	runtime.LockOSThread() // the daemon ends with this thread, however the test does
 	promtool, err := metrics.FindPromtool()
@@ -414,7 +417,7 @@ func TestSeriesMoveWhenTheyShould(t *testing.T) {
 		{Series: `llorch_policy_decisions_total{action="adapter",decision="allow"}`},
 	}
 	eventually(t, func() []string {
-		return b.contract.Unmoved(metrics.Scrape{}, b.scrape(t), []metrics.Move{is(6, `llorch_replica_state{state="ready"}`), is(1, `llorch_ledger_ops_total{op="claim"}`)}, loose)
+		return b.contract.Unmoved(metrics.Scrape{}, b.scrape(t), []metrics.Move{is(6, `llorch_replica_state{state="ready"}`), is(1, `llorch_ledger_ops_total{op="claim"}`), is(joules, `llorch_gpu_energy_joules_total`)}, loose)
 	})
 	prometheus := scrapes(t, b)
 	var last []byte

@@ -44,9 +44,9 @@ struct utilization {
 struct card {
 	int there, lost;
 	char uuid[96], name[96];
-	u64 total, used, ecc;
+	u64 total, used, ecc, energy; // energy in millijoules
 	unsigned util, temp, power; // per cent, degrees, milliwatts
-	int has_ecc;
+	int has_ecc, has_energy;
 };
 struct process {
 	int card;
@@ -131,6 +131,7 @@ static void read_line(struct state *s, const char *line) {
 		if (number(line, "util", &n)) c->util = (unsigned)n;
 		if (number(line, "temp", &n)) c->temp = (unsigned)n;
 		if (number(line, "power", &n)) c->power = (unsigned)n * 1000;
+		c->has_energy = number(line, "energy", &c->energy);
 	} else if (strcmp(word, "process") == 0) {
 		read_process(s, line, 0);
 	} else if ((strcmp(word, "xid") == 0 || strcmp(word, "ecc") == 0) && s->events < MAX_EVENTS) {
@@ -368,6 +369,17 @@ ret_t nvmlDeviceGetPowerUsage(void *device, unsigned *milliwatts) {
 	ret_t r = find(device, &s, &c);
 	if (r == SUCCESS) *milliwatts = c->power;
 	return r;
+}
+
+// A card without the attribute has no counter, like those before Volta.
+ret_t nvmlDeviceGetTotalEnergyConsumption(void *device, u64 *millijoules) {
+	struct state s;
+	struct card *c;
+	ret_t r = find(device, &s, &c);
+	if (r != SUCCESS) return r;
+	if (!c->has_energy) return NOT_SUPPORTED;
+	*millijoules = c->energy;
+	return SUCCESS;
 }
 
 // Only uncorrected errors are scripted. A card without the attribute has no ECC, like the cards for games.

@@ -30,6 +30,7 @@ type Card struct {
 	Utilization float64 // share of the time in which it computed, 0 to 1; 0 if the card does not tell
 	Temperature int     // °C; 0 if the card does not tell
 	Power       float64 // W; 0 if the card does not tell
+	Energy      float64 // J since the driver was loaded, by the card's own counter; 0 if it has none
 	Processes   []Process
 	Healthy     bool
 	Problem     string // why it is not healthy, and what to do

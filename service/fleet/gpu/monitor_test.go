@@ -73,10 +73,11 @@ func (l *lab) took() (kinds []Kind) {
 }
 
 // The real binding reads both cards, and the log says what was found.
-// ORCH-1101, ORCH-1103
+// ORCH-1101, ORCH-1103, LO-625: a card without a counter of energy tells none.
 func TestInventory(t *testing.T) {
 	l := newLab(t)
 	l.state.Cards[1].Util, l.state.Cards[1].Temp, l.state.Cards[1].Power = 73, 66, 151
+	l.state.Cards[1].Energy = 8_123_456
 	l.state.Cards[1].Processes = []nvmlstub.Process{{PID: 7, Used: 2 << 30}, {PID: 8, Used: 1 << 30}}
 	l.write()
 	require.Zero(t, l.Snapshot().Seq)
@@ -89,7 +90,7 @@ func TestInventory(t *testing.T) {
 		},
 		{
 			Index: 1, UUID: l.state.Cards[1].UUID, Name: "NVIDIA GeForce RTX 3060", Total: 12 << 30, Free: 9<<30 - 200<<20, Used: 3<<30 + 200<<20,
-			Utilization: 0.73, Temperature: 66, Power: 151, Processes: []Process{{7, 2 << 30}, {8, 1 << 30}}, Healthy: true,
+			Utilization: 0.73, Temperature: 66, Power: 151, Energy: 8123.456, Processes: []Process{{7, 2 << 30}, {8, 1 << 30}}, Healthy: true,
 		},
 	}}, l.Snapshot())
 	require.Equal(t, "RTX 3060", l.Snapshot().Cards[1].Short())

@@ -209,6 +209,9 @@ func (s *session) card(i int) nvml.Return {
 	if milliwatts, ret := device.GetPowerUsage(); ret == nvml.SUCCESS {
 		c.Power = float64(milliwatts) / 1000
 	}
+	if millijoules, ret := device.GetTotalEnergyConsumption(); ret == nvml.SUCCESS {
+		c.Energy = float64(millijoules) / 1000
+	}
 	return nvml.SUCCESS
 }
 
