@@ -389,6 +389,9 @@ type Budget struct {
 
 	// Cost At the prices of the configuration.
 	Cost float64 `json:"cost,omitzero"`
+
+	// Joules That cards take for tasks, as far as that is known.
+	Joules float64 `json:"joules,omitzero"`
 }
 
 // Call defines model for Call.
@@ -610,6 +613,9 @@ type GPU struct {
 	Utilization   float64  `json:"utilization"`
 	TemperatureC  *int     `json:"temperature_c,omitempty"`
 	PowerW        *float64 `json:"power_w,omitempty"`
+
+	// EnergyJ Joules since the driver was loaded, by the card's own counter. Left out where it has none.
+	EnergyJ *float64 `json:"energy_j,omitempty"`
 
 	// Holders The replicas on this GPU, and other programs.
 	Holders []VRAMHolder `json:"holders"`
@@ -1102,6 +1108,7 @@ type Session struct {
 	BudgetTokensRemaining *int64    `json:"budget_tokens_remaining,omitempty"`
 	BudgetTimeRemainingMS *int64    `json:"budget_time_remaining_ms,omitempty"`
 	BudgetCostRemaining   *float64  `json:"budget_cost_remaining,omitempty"`
+	BudgetJoulesRemaining *float64  `json:"budget_joules_remaining,omitempty"`
 	CreatedAt             time.Time `json:"created_at"`
 }
 

@@ -262,7 +262,7 @@ func twoCards() gen.GPUList {
 	return gen.GPUList{DriverVersion: gen.NewOptString("550.54"), CudaVersion: gen.NewOptString("12.4"), Gpus: []gen.GPU{
 		{
 			Index: 0, Name: "NVIDIA RTX 3090", Healthy: true, VramTotalBytes: 24 << 30, VramUsedBytes: 1 << 30, VramFreeBytes: 21 << 30, VramOtherBytes: 512 << 20,
-			VramPromisedBytes: 2 << 30, Utilization: 0.42, TemperatureC: gen.NewOptInt(61), PowerW: gen.NewOptFloat64(212.4),
+			VramPromisedBytes: 2 << 30, Utilization: 0.42, TemperatureC: gen.NewOptInt(61), PowerW: gen.NewOptFloat64(212.4), EnergyJ: gen.NewOptFloat64(9_000_000),
 			Holders: []gen.VRAMHolder{
 				{ReplicaID: gen.NewOptString("default-0"), Pid: gen.NewOptInt(4711), UsedBytes: 512 << 20},
 				{Pid: gen.NewOptInt(12), UsedBytes: 512 << 20},

@@ -152,6 +152,9 @@ type End struct {
 	ToolCalls    []ToolCall      `json:"tool_calls,omitempty"` // whole, in the order in which they began
 	Result       json.RawMessage `json:"result,omitempty"`
 	Receipt      Receipt         `json:"receipt"`
+	// EnergyJ is what the cards took for the task, in joules, and EnergyCost what that cost (LO-504, LO-626); nil: that is not known.
+	EnergyJ    *float64 `json:"energy_j,omitempty"`
+	EnergyCost *float64 `json:"energy_cost,omitempty"`
 }
 
 // Metrics is the data of a `metrics` frame: moving figures, never part of the log (OC-CTRL-2023).

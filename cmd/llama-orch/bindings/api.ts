@@ -1188,6 +1188,8 @@ export interface components {
             budget_time_remaining_ms?: number;
             /** Format: double */
             budget_cost_remaining?: number;
+            /** Format: double */
+            budget_joules_remaining?: number;
         };
         EndEvent: {
             tokens_in: number;
@@ -1205,6 +1207,16 @@ export interface components {
             /** @description The answer of an embedding or rerank task, as its workload defines it. */
             result?: unknown;
             receipt: components["schemas"]["Receipt"];
+            /**
+             * Format: double
+             * @description Joules that the cards took for the task, by their own counters, shared with what else they computed. Left out where that is not known.
+             */
+            energy_j?: number;
+            /**
+             * Format: double
+             * @description What these cost, at the configured price of electricity. Left out where there is none.
+             */
+            energy_cost?: number;
         };
         /** @description What the stream's bytes depend on, and what they are. */
         Receipt: {
@@ -1279,6 +1291,8 @@ export interface components {
             budget_time_remaining_ms?: number;
             /** Format: double */
             budget_cost_remaining?: number;
+            /** Format: double */
+            budget_joules_remaining?: number;
             /** Format: date-time */
             created_at: string;
         };
@@ -1311,6 +1325,11 @@ export interface components {
              * @description At the prices of the configuration.
              */
             cost?: number;
+            /**
+             * Format: double
+             * @description That cards take for tasks, as far as that is known.
+             */
+            joules?: number;
         };
         PoolModel: {
             id: string;
@@ -1591,6 +1610,11 @@ export interface components {
             temperature_c?: number;
             /** Format: double */
             power_w?: number;
+            /**
+             * Format: double
+             * @description Joules since the driver was loaded, by the card's own counter. Left out where it has none.
+             */
+            energy_j?: number;
             /** @description The replicas on this GPU, and other programs. */
             holders: components["schemas"]["VRAMHolder"][];
         };
@@ -2208,6 +2232,8 @@ export interface components {
         BudgetTime: number;
         /** @description Cost left in the session's budget, where it has one. */
         BudgetCost: number;
+        /** @description Joules left in the session's budget, where it has one. */
+        BudgetJoules: number;
     };
     pathItems: never;
 }
@@ -2292,6 +2318,7 @@ export interface operations {
                     "X-Budget-Tokens-Remaining": components["headers"]["BudgetTokens"];
                     "X-Budget-Time-Remaining-Ms": components["headers"]["BudgetTime"];
                     "X-Budget-Cost-Remaining": components["headers"]["BudgetCost"];
+                    "X-Budget-Joules-Remaining": components["headers"]["BudgetJoules"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -2522,6 +2549,7 @@ export interface operations {
                     "X-Budget-Tokens-Remaining": components["headers"]["BudgetTokens"];
                     "X-Budget-Time-Remaining-Ms": components["headers"]["BudgetTime"];
                     "X-Budget-Cost-Remaining": components["headers"]["BudgetCost"];
+                    "X-Budget-Joules-Remaining": components["headers"]["BudgetJoules"];
                     /** @description Path of the session. */
                     Location: string;
                     [name: string]: unknown;
@@ -2570,6 +2598,7 @@ export interface operations {
                     "X-Budget-Tokens-Remaining": components["headers"]["BudgetTokens"];
                     "X-Budget-Time-Remaining-Ms": components["headers"]["BudgetTime"];
                     "X-Budget-Cost-Remaining": components["headers"]["BudgetCost"];
+                    "X-Budget-Joules-Remaining": components["headers"]["BudgetJoules"];
                     [name: string]: unknown;
                 };
                 content: {

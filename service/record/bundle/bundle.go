@@ -100,6 +100,7 @@ func Of(r task.Record) proof.Bundle {
 		if e.DecodeTimeMS > 0 {
 			b.Metrics.TokensPerSec = float64(e.TokensOut*1000*100/int(e.DecodeTimeMS)) / 100
 		}
+		b.Metrics.EnergyJ, b.Metrics.EnergyCost = e.EnergyJ, e.EnergyCost
 		b.Result = result(e.Result, r.Proof.KeepsTranscript)
 	}
 	return b
