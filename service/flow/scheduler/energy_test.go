@@ -18,12 +18,11 @@ import (
 const watts = 100
 
 // powered is a rig whose replicas are on cards that have counters, which answer a millisecond after somebody looks. Spent is what each task was charged.
-func powered(t *testing.T, replicas int, change func(*Pool), cards ...[]int) (*rig, *charges) {
-	return poweredOn(t, &book{records: map[string]task.Record{}}, replicas, change, cards)
-}
+func powered(t *testing.T, cards ...[]int) (*rig, *charges) { return poweredOn(t, cards) }
 
-func poweredOn(t *testing.T, b *book, replicas int, change func(*Pool), cards [][]int, left ...task.Record) (*rig, *charges) {
-	r := newUnstartedRig(t, b, replicas, change)
+// poweredOn is the same on what an earlier process left.
+func poweredOn(t *testing.T, cards [][]int, left ...task.Record) (*rig, *charges) {
+	r := newUnstartedRig(t, &book{records: map[string]task.Record{}}, len(cards), nil)
 	began := time.Now()
 	var m *energy.Meter
 	m = energy.New(energy.Options{
@@ -76,7 +75,7 @@ func tokensOf(n int) func(*task.Task) { return func(t *task.Task) { t.Request.Ma
 // LO-504, LO-626: the end of a task on a card says what the card took while it ran, and what that cost. It is in the record, and in the pool's sum.
 func TestAnEndTellsTheEnergy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, c := powered(t, 1, nil, []int{0})
+		r, c := powered(t, []int{0})
 		r.must("a", tokensOf(10)) // 100 ms at 100 W
 		require.Contains(t, r.read("a"), `"energy_j":10,"energy_cost":0.01`)
 		end := r.book.records["a"].End
@@ -91,7 +90,7 @@ func TestAnEndTellsTheEnergy(t *testing.T) {
 // LO-504: tasks on one card share what it takes while they run together.
 func TestTasksOfOneWorkerShareItsEnergy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, c := powered(t, 1, nil, []int{0, 1})
+		r, c := powered(t, []int{0, 1})
 		r.replicas[0].slots = 2
 		r.must("short", bestEffort, tokensOf(10))
 		r.must("long", bestEffort, tokensOf(30))
@@ -105,7 +104,7 @@ func TestTasksOfOneWorkerShareItsEnergy(t *testing.T) {
 // LO-504: a task that was decoded again is told all of its runs.
 func TestATaskThatMovedIsToldAllOfItsRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, c := powered(t, 2, nil, []int{0}, []int{1})
+		r, c := powered(t, []int{0}, []int{1})
 		r.set(func() { r.replicas[0].dies = 5 })
 		r.must("a", tokensOf(10))
 		require.Contains(t, r.read("a"), `"energy_j":16`, "six steps of 10 ms until the worker died, and ten more")
@@ -117,7 +116,7 @@ func TestATaskThatMovedIsToldAllOfItsRuns(t *testing.T) {
 // LO-504: a task that is canceled has no end, but is charged what was taken for it by then.
 func TestACanceledTaskIsChargedItsEnergy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, c := powered(t, 1, nil, []int{0})
+		r, c := powered(t, []int{0})
 		r.must("a", tokensOf(1000))
 		time.Sleep(505 * time.Millisecond)
 		_, err := r.s.Cancel(t.Context(), "a")
@@ -137,7 +136,7 @@ func TestACanceledTaskIsChargedItsEnergy(t *testing.T) {
 func TestWhatNobodyCountedIsLeftOut(t *testing.T) {
 	for name, cards := range map[string][]int{"no card": nil, "no counter": {2}, "one of two has none": {0, 2}} {
 		synctest.Test(t, func(t *testing.T) {
-			r, c := powered(t, 1, nil, cards)
+			r, c := powered(t, cards)
 			r.must("a")
 			began := time.Now()
 			text := r.read("a")
@@ -150,11 +149,11 @@ func TestWhatNobodyCountedIsLeftOut(t *testing.T) {
 		})
 	}
 	synctest.Test(t, func(t *testing.T) {
-		r, _ := powered(t, 1, nil, []int{0})
+		r, _ := powered(t, []int{0})
 		r.must("a", tokensOf(100))
 		time.Sleep(105 * time.Millisecond)
 		left := r.crash()
-		again, c := poweredOn(t, &book{records: map[string]task.Record{}}, 1, nil, [][]int{{0}}, left...)
+		again, c := poweredOn(t, [][]int{{0}}, left...)
 		text := again.read("a")
 		require.Contains(t, text, "event: end")
 		require.NotContains(t, text, "energy")
