@@ -14466,6 +14466,18 @@ func (s *TaskStatus) encodeFields(e *jx.Encoder) {
 		e.Int(s.TokensOut)
 	}
 	{
+		if s.EnergyJ.Set {
+			e.FieldStart("energy_j")
+			s.EnergyJ.Encode(e)
+		}
+	}
+	{
+		if s.EnergyCost.Set {
+			e.FieldStart("energy_cost")
+			s.EnergyCost.Encode(e)
+		}
+	}
+	{
 		if s.LastEventID.Set {
 			e.FieldStart("last_event_id")
 			s.LastEventID.Encode(e)
@@ -14485,7 +14497,7 @@ func (s *TaskStatus) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfTaskStatus = [22]string{
+var jsonFieldsNameOfTaskStatus = [24]string{
 	0:  "task_id",
 	1:  "state",
 	2:  "pool_id",
@@ -14505,9 +14517,11 @@ var jsonFieldsNameOfTaskStatus = [22]string{
 	16: "deleted_at",
 	17: "tokens_in",
 	18: "tokens_out",
-	19: "last_event_id",
-	20: "end",
-	21: "error",
+	19: "energy_j",
+	20: "energy_cost",
+	21: "last_event_id",
+	22: "end",
+	23: "error",
 }
 
 // Decode decodes TaskStatus from json.
@@ -14720,6 +14734,26 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 				return nil
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"tokens_out\"")
+			}
+		case "energy_j":
+			if err := func() error {
+				s.EnergyJ.Reset()
+				if err := s.EnergyJ.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"energy_j\"")
+			}
+		case "energy_cost":
+			if err := func() error {
+				s.EnergyCost.Reset()
+				if err := s.EnergyCost.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"energy_cost\"")
 			}
 		case "last_event_id":
 			if err := func() error {

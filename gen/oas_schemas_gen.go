@@ -9779,9 +9779,13 @@ type TaskStatus struct {
 	StartedAt  OptDateTime `json:"started_at"`
 	FinishedAt OptDateTime `json:"finished_at"`
 	// When it was deleted. Only in lists: such a task has no `last_event_id` and no `end`.
-	DeletedAt   OptDateTime `json:"deleted_at"`
-	TokensIn    int         `json:"tokens_in"`
-	TokensOut   int         `json:"tokens_out"`
+	DeletedAt OptDateTime `json:"deleted_at"`
+	TokensIn  int         `json:"tokens_in"`
+	TokensOut int         `json:"tokens_out"`
+	// Joules that the cards took for the task, however it ended. Left out where that is not known.
+	EnergyJ OptFloat64 `json:"energy_j"`
+	// What these cost, at the configured price of electricity. Left out where there is none.
+	EnergyCost  OptFloat64  `json:"energy_cost"`
 	LastEventID OptEventID  `json:"last_event_id"`
 	End         OptEndEvent `json:"end"`
 	Error       OptError    `json:"error"`
@@ -9880,6 +9884,16 @@ func (s *TaskStatus) GetTokensIn() int {
 // GetTokensOut returns the value of TokensOut.
 func (s *TaskStatus) GetTokensOut() int {
 	return s.TokensOut
+}
+
+// GetEnergyJ returns the value of EnergyJ.
+func (s *TaskStatus) GetEnergyJ() OptFloat64 {
+	return s.EnergyJ
+}
+
+// GetEnergyCost returns the value of EnergyCost.
+func (s *TaskStatus) GetEnergyCost() OptFloat64 {
+	return s.EnergyCost
 }
 
 // GetLastEventID returns the value of LastEventID.
@@ -9990,6 +10004,16 @@ func (s *TaskStatus) SetTokensIn(val int) {
 // SetTokensOut sets the value of TokensOut.
 func (s *TaskStatus) SetTokensOut(val int) {
 	s.TokensOut = val
+}
+
+// SetEnergyJ sets the value of EnergyJ.
+func (s *TaskStatus) SetEnergyJ(val OptFloat64) {
+	s.EnergyJ = val
+}
+
+// SetEnergyCost sets the value of EnergyCost.
+func (s *TaskStatus) SetEnergyCost(val OptFloat64) {
+	s.EnergyCost = val
 }
 
 // SetLastEventID sets the value of LastEventID.

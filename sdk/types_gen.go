@@ -1261,12 +1261,18 @@ type TaskStatus struct {
 	FinishedAt time.Time `json:"finished_at,omitzero"`
 
 	// DeletedAt When it was deleted. Only in lists: such a task has no `last_event_id` and no `end`.
-	DeletedAt   time.Time `json:"deleted_at,omitzero"`
-	TokensIn    int       `json:"tokens_in"`
-	TokensOut   int       `json:"tokens_out"`
-	LastEventID string    `json:"last_event_id,omitzero"`
-	End         *End      `json:"end,omitempty"`
-	Error       *Error    `json:"error,omitempty"`
+	DeletedAt time.Time `json:"deleted_at,omitzero"`
+	TokensIn  int       `json:"tokens_in"`
+	TokensOut int       `json:"tokens_out"`
+
+	// EnergyJ Joules that the cards took for the task, however it ended. Left out where that is not known.
+	EnergyJ *float64 `json:"energy_j,omitempty"`
+
+	// EnergyCost What these cost, at the configured price of electricity. Left out where there is none.
+	EnergyCost  *float64 `json:"energy_cost,omitempty"`
+	LastEventID string   `json:"last_event_id,omitzero"`
+	End         *End     `json:"end,omitempty"`
+	Error       *Error   `json:"error,omitempty"`
 }
 
 // Tool defines model for Tool.

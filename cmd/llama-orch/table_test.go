@@ -48,7 +48,7 @@ func TestTables(t *testing.T) {
 		"top --once":                        {"2 pools"},
 		"tasks":                             {"TASK  STATE   AHEAD  PRIORITY  MODEL", "b     queued  2      batch     haiku[31m  default  12", "a     failed  -"},
 		"tasks --state running --limit 1":   {"b     running  -"},
-		"task t":                            {"state            queued\n", "ahead            2\n", "predicted start  1m1s after", "error            the worker died (WORKER_RESET)\n"},
+		"task t":                            {"state            queued\n", "ahead            2\n", "predicted start  1m1s after", "energy           12.3 kJ\n", "cost of energy   0.001\n", "error            the worker died (WORKER_RESET)\n"},
 		"cancel t":                          {"TASK  OUTCOME   LAST EVENT\nt     canceled  0-"},
 		"capabilities":                      {"server            0.1.0\n", "stream_resume, receipts", "longest deadline  24h0m0s", "createTask  data   live    POST    /v1/tasks\n"},
 		"version":                           {"llama-orch dev (go"},

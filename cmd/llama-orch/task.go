@@ -161,18 +161,18 @@ func (c *taskCmd) Run(a *app) error {
 		rows = append(rows, []string{"decode time", duration(end.DecodeTimeMS)}, []string{"finished by", string(end.FinishReason)},
 			[]string{"fingerprint", end.Receipt.Fingerprint}, []string{"request", end.Receipt.RequestDigest},
 			[]string{"transcript", end.Receipt.TranscriptSHA256}, []string{"transcript form", string(cmp.Or(end.Receipt.TranscriptForm, sdk.ReceiptTranscriptFormText))})
-		if v := end.EnergyJ; v != nil {
-			rows = append(rows, []string{"energy", joules(*v)})
-		}
-		if v := end.EnergyCost; v != nil {
-			rows = append(rows, []string{"cost of energy", strconv.FormatFloat(*v, 'g', -1, 64)})
-		}
 		for _, event := range end.Receipt.ContinuedAt {
 			rows = append(rows, []string{"continued", fmt.Sprintf("by another worker, from event %d on", event)})
 		}
 		for _, c := range end.ToolCalls {
 			rows = append(rows, []string{"call", fmt.Sprintf("%s %s as %s", c.Name, c.Arguments, c.ID)})
 		}
+	}
+	if v := t.EnergyJ; v != nil {
+		rows = append(rows, []string{"energy", joules(*v)})
+	}
+	if v := t.EnergyCost; v != nil {
+		rows = append(rows, []string{"cost of energy", strconv.FormatFloat(*v, 'g', -1, 64)})
 	}
 	if e := t.Error; e != nil {
 		rows = append(rows, []string{"error", e.Message + " (" + string(e.Code) + ")"})

@@ -34,10 +34,37 @@ Feature: The energy of tasks
     And I start the daemon again
     And I send GET "/v1/tasks/{verse}"
     Then its body has
+      | energy_j        | > 150  |
+      | energy_cost     | > 0.15 |
       | end.energy_j    | > 150  |
       | end.energy_cost | > 0.15 |
     When I follow task "verse" as "again"
     Then streams "verse" and "again" brought the same bytes
+
+  @LO-504
+  Scenario: A task that is canceled says what was taken until then
+    Given the cards of the reference box
+    And card 0 takes 200 W, by a counter of its own
+    And a pool "large" of a model of 20 GiB with
+      | pace | 5 |
+    And a daemon
+    When I submit task "long" with
+      | model_ref  | large |
+      | max_tokens | 100   |
+    And I follow task "long"
+    Then stream "long" has 3 tokens
+    When I cancel task "long"
+    Then stream "long" ends with error CANCELED
+    When I kill the daemon
+    And I start the daemon again
+    And I send GET "/v1/tasks/{long}"
+    Then its body has
+      | state       | canceled |
+      | energy_j    | > 50     |
+      | energy_cost | absent   |
+    When I get the proof of task "long"
+    Then its body has
+      | metrics.energy_j | > 50 |
 
   @LO-627 @LO-504
   Scenario: A session runs out of its joules

@@ -1011,6 +1011,16 @@ export interface components {
             deleted_at?: string;
             tokens_in: number;
             tokens_out: number;
+            /**
+             * Format: double
+             * @description Joules that the cards took for the task, however it ended. Left out where that is not known.
+             */
+            energy_j?: number;
+            /**
+             * Format: double
+             * @description What these cost, at the configured price of electricity. Left out where there is none.
+             */
+            energy_cost?: number;
             last_event_id?: components["schemas"]["EventID"];
             end?: components["schemas"]["EndEvent"];
             error?: components["schemas"]["Error"];

@@ -257,6 +257,10 @@ class TaskStatus(TypedDict):
     deleted_at: NotRequired[str]
     tokens_in: int
     tokens_out: int
+    # Joules that the cards took for the task, however it ended. Left out where that is not known.
+    energy_j: NotRequired[float]
+    # What these cost, at the configured price of electricity. Left out where there is none.
+    energy_cost: NotRequired[float]
     last_event_id: NotRequired[str]
     end: NotRequired[EndEvent]
     error: NotRequired[Error]

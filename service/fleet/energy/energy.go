@@ -26,7 +26,7 @@ type Reading struct {
 type Options struct {
 	Look   func()        // asks for readings soon, and returns at once
 	Tariff Tariff        // what electricity costs
-	Within time.Duration // how long the end of a use waits for a reading; 0: 250 ms
+	Within time.Duration // how long the end of a use waits for a reading; 0: 500 ms
 }
 
 // Meter counts. Its methods may be called from several goroutines.
@@ -42,7 +42,7 @@ type Meter struct {
 // New makes a meter that has no readings yet.
 func New(o Options) *Meter {
 	if o.Within <= 0 {
-		o.Within = 250 * time.Millisecond
+		o.Within = 500 * time.Millisecond
 	}
 	return &Meter{o: o, cards: map[int]*card{}, taken: make(chan struct{})}
 }

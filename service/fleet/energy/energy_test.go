@@ -210,7 +210,7 @@ func TestADriverThatHangs(t *testing.T) {
 			u.End(time.Now())
 			unknown(t, u)
 		}
-		require.Equal(t, 5*time.Second+250*time.Millisecond, time.Since(began))
+		require.Equal(t, 5*time.Second+500*time.Millisecond, time.Since(began))
 		m.o.Look = look
 		look()
 		time.Sleep(time.Second)

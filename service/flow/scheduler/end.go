@@ -147,6 +147,7 @@ func (s *Scheduler) outcome(j *job, state task.State, end *task.End, e *task.Err
 		end.ToolCalls = transcript.Parts().Calls
 		r.LastEventID = j.log.End(*end)
 	} else {
+		r.EnergyJ, r.EnergyCost = took.Shown()
 		r.LastEventID = j.log.Fail(r.Err)
 	}
 	return r, took

@@ -163,6 +163,8 @@ func toStatus(s task.Status) gen.TaskStatus {
 		DeletedAt:        optTime(s.DeletedAt),
 		TokensIn:         s.TokensIn,
 		TokensOut:        s.TokensOut,
+		EnergyJ:          optNumber(s.EnergyJ),
+		EnergyCost:       optNumber(s.EnergyCost),
 	}
 	if s.LastEventID != "" {
 		out.LastEventID = gen.NewOptEventID(gen.EventID(s.LastEventID))

@@ -90,6 +90,7 @@ func Of(r task.Record) proof.Bundle {
 	}
 	b.Timing.WaitedMS = max(ran.Sub(b.Timing.AcceptedAt).Milliseconds(), 0)
 	b.Timing.RanMS = max(b.Timing.FinishedAt.Sub(ran).Milliseconds(), 0)
+	b.Metrics.EnergyJ, b.Metrics.EnergyCost = r.Energy()
 	if r.Err != nil {
 		b.Error = failure(r.Err.Envelope())
 	}
@@ -100,7 +101,6 @@ func Of(r task.Record) proof.Bundle {
 		if e.DecodeTimeMS > 0 {
 			b.Metrics.TokensPerSec = float64(e.TokensOut*1000*100/int(e.DecodeTimeMS)) / 100
 		}
-		b.Metrics.EnergyJ, b.Metrics.EnergyCost = e.EnergyJ, e.EnergyCost
 		b.Result = result(e.Result, r.Proof.KeepsTranscript)
 	}
 	return b

@@ -112,6 +112,9 @@ func TestABundleHasTheEnergy(t *testing.T) {
 	require.NoError(t, err)
 	_, err = Text(r)
 	require.NoError(t, err)
+	failed := ended("a")
+	failed.State, failed.End, failed.Err, failed.EnergyJ = task.Failed, nil, task.Errorf(task.DecodeTimeout, "it was stuck"), r.End.EnergyJ
+	require.Contains(t, encoded(t, Of(failed)), `"energy_j":12.346`, "however it ended")
 	none, cost := (*task.Energy)(nil).Shown()
 	require.Nil(t, none)
 	require.Nil(t, cost)

@@ -13,9 +13,9 @@ function state(word) {
   return e;
 }
 
-function energy(end) {
-  if (end?.energy_j === undefined) return "";
-  return end.energy_j.toFixed(1) + " J" + (end.energy_cost === undefined ? "" : ", at a cost of " + end.energy_cost.toPrecision(3));
+function energy(t) {
+  if (t.energy_j === undefined) return "";
+  return t.energy_j.toFixed(1) + " J" + (t.energy_cost === undefined ? "" : ", at a cost of " + t.energy_cost.toPrecision(3));
 }
 
 function cell(name, content, kind = "") {
@@ -98,7 +98,7 @@ export async function showTask(id) {
       ["State", state(t.state)], ["Model", t.model_ref], ["Pool", t.pool_id], ["Replica", t.replica_id], ["Sent by", t.actor],
       ["Accepted", new Date(t.accepted_at).toLocaleString()], ["Started", t.started_at && new Date(t.started_at).toLocaleString()],
       ["Ended", t.finished_at && new Date(t.finished_at).toLocaleString()], ["Position", t.state === "queued" ? String(t.queue_position) : ""],
-      ["Tokens", t.tokens_in + " in, " + t.tokens_out + " out"], ["Energy", energy(t.end)], ["Finish", t.end?.finish_reason], ["Error", t.error && t.error.code + ": " + t.error.message],
+      ["Tokens", t.tokens_in + " in, " + t.tokens_out + " out"], ["Energy", energy(t)], ["Finish", t.end?.finish_reason], ["Error", t.error && t.error.code + ": " + t.error.message],
     ]));
     if (receipt) {
       body.append(make("h3", "Receipt"), facts(Object.entries(receipt).map(([name, value]) => [name.replaceAll("_", " "), String(value)])));

@@ -87,7 +87,7 @@ func Full(state task.State) task.Record {
 	}
 	r.End.Receipt.TranscriptSHA256 = r.Transcript.Digest()
 	if state == task.Completed {
-		r.Err = nil
+		r.Err, r.EnergyJ, r.EnergyCost = nil, nil, nil
 	} else {
 		r.End = nil
 		r.Err.Reasons = nil // those of /readyz; no task ends with them
