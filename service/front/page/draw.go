@@ -169,7 +169,7 @@ func (d *drawer) totals(ctx context.Context, pools []api.HealthView, gpus api.GP
 	if watts > 0 {
 		l.add(ctx, "power", figure("Power", fmt.Sprintf("%.0f", watts), "W"))
 	}
-	if b := d.views.Budget(); !b.Tokens.IsZero() || !b.TimeMS.IsZero() || !b.Cost.IsZero() {
+	if b := d.views.Budget(); !b.Tokens.IsZero() || !b.TimeMS.IsZero() || !b.Cost.IsZero() || !b.Joules.IsZero() {
 		l.add(ctx, "budget", figure("Token's budget left", budget(b), ""))
 	}
 	return group(l)
