@@ -188,7 +188,7 @@ type Options struct {
 	Artifacts    Artifacts
 	Streams      Streams
 	Gatherer     prometheus.Gatherer
-	Exemplars    bool // a scraper that takes OpenMetrics gets it, since that alone has exemplars (LO-630)
+	Exemplars    bool          // a scraper that takes OpenMetrics gets it, since that alone has exemplars (LO-630)
 	Log          *zap.Logger   // default none
 	Logs         Logs          // default none
 	Engines      []string      // what each kind of engine can do, as a feature in capabilities; default none
