@@ -232,7 +232,7 @@ func (a *App) makeFront() error {
 	a.feeder = served.Feeder
 	if c.Page == config.PageOn {
 		a.page, err = served.Page(page.Options{
-			Views: control.NewPageViews(shown, a.schedule, a.residency, a.sessions, a.shelf, a.guard.Identity()), Door: a.guard, Version: a.o.Version, Log: log,
+			Views: control.NewPageViews(shown, a.schedule, a.residency, a.sessions, a.shelf, a.guard.Identity(), c.DataDir), Logs: logs{a.o.Logs}, Door: a.guard, Version: a.o.Version, Log: log,
 		})
 		if err != nil {
 			return err

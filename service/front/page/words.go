@@ -113,6 +113,13 @@ func share(part, whole int64) string {
 	return strconv.FormatFloat(100*float64(max(part, 0))/float64(whole), 'f', 2, 64) + "%"
 }
 
+func plural(n int, one string) string {
+	if n == 1 {
+		return one
+	}
+	return one + "s"
+}
+
 func orElse(s, other string) string { return cmp.Or(s, other) }
 
 // budget is what is left, in words.
