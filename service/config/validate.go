@@ -35,6 +35,7 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 	c.folders(ps)
 	c.cors(ps)
 	c.tls(ps)
+	c.announce(ps)
 	c.tracing(ps)
 	c.token(ps, env)
 	if !c.where.set("limits.prompt_bytes") { // who takes smaller bodies means it
