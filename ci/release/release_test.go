@@ -93,7 +93,7 @@ func TestThePackagesAreComplete(t *testing.T) {
 	}
 	for _, want := range []string{
 		"usr/lib/systemd/system/orchestratord.service", "usr/lib/sysusers.d/llama-orch.conf", "etc/llama-orch/config.yaml", "usr/share/doc/llama-orch/copyright",
-		"usr/share/man/man1/llama-orch.1.gz", "usr/share/man/man1/llama-orch-run.1.gz", "usr/share/llama-orch/haiku.gguf",
+		"usr/share/man/man1/llama-orch.1.gz", "usr/share/man/man1/orchestratord.1.gz", "usr/share/man/man1/llama-orch-run.1.gz", "usr/share/llama-orch/haiku.gguf",
 	} {
 		require.Contains(t, to, want)
 	}

@@ -26,17 +26,20 @@ import (
 // inside is set for the tests' program in the network namespace.
 const inside = "LLORCH_TEST_INSIDE"
 
-// The addresses of the two ends of the cable.
+// The addresses of the ends of two cables.
 const (
 	here  = "10.77.0.1"
 	there = "10.77.0.2"
+
+	second = "10.78.0.1"
+	far    = "10.78.0.2"
 )
 
 // TestMain runs the tests in a network namespace of their own. Where the user is not root, it takes a user namespace as well.
 func TestMain(m *testing.M) {
 	if os.Getenv(inside) != "" {
-		if err := cable(); err != nil {
-			fmt.Fprintln(os.Stderr, "laying a cable in the network namespace:", err)
+		if err := cables(); err != nil {
+			fmt.Fprintln(os.Stderr, "laying cables in the network namespace:", err)
 			os.Exit(1)
 		}
 		os.Exit(m.Run())
@@ -60,18 +63,21 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// cable makes the loopback and a cable, both of whose ends are here.
-func cable() error {
+// cables makes the loopback and two cables, all of whose ends are here.
+func cables() error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return err
 	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = "here"
-	if err := errors.Join(netlink.LinkSetUp(lo), netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "there"})); err != nil {
+	lay := func(name, peer string) error {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = name
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: peer})
+	}
+	if err := errors.Join(netlink.LinkSetUp(lo), lay("here", "there"), lay("second", "zfar")); err != nil {
 		return err
 	}
-	for name, address := range map[string]string{"here": here, "there": there} {
+	for name, address := range map[string]string{"here": here, "there": there, "second": second, "zfar": far} {
 		link, err := netlink.LinkByName(name)
 		if err != nil {
 			return err
@@ -210,7 +216,7 @@ func TestADaemonIsFound(t *testing.T) {
 	d = n.serve("bind_addr: 0.0.0.0:0\ndata_dir: state\nannounce: {mdns: true, name: all}" + pools)
 	_, port, err := net.SplitHostPort(strings.TrimPrefix(d.URL, "http://"))
 	require.NoError(t, err)
-	n.await("the daemon on all addresses, on each side by that side's", server{"all", "http://" + here + ":" + port}, server{"all", "http://" + there + ":" + port})
+	n.await("the daemon on all addresses, once on each cable", server{"all", "http://" + here + ":" + port}, server{"all", "http://" + second + ":" + port})
 	d.Kill()
 	n.await("nobody, after a kill -9")
 	require.NoError(t, watch.Poll(t.Context(), "the announcer's end", func() error {

@@ -87,14 +87,19 @@ func TestWithoutAProgram(t *testing.T) {
 
 // LO-642: each interface announces its own addresses, as far as the daemon listens on them.
 func TestWhereADaemonCanBeReached(t *testing.T) {
-	addr := netip.MustParseAddr
+	with := func(name string, texts ...string) card {
+		c := card{name: name}
+		for _, text := range texts {
+			c.addrs = append(c.addrs, netip.MustParsePrefix(text))
+		}
+		return c
+	}
 	cards := []card{
-		{name: "br0", addrs: []netip.Addr{addr("172.17.0.1")}},
-		{name: "eth0", addrs: []netip.Addr{addr("192.0.2.5"), addr("2001:db8::5"), addr("fe80::5")}},
-		{name: "wlan0", addrs: []netip.Addr{addr("fe80::7")}},
+		with("br0", "172.17.0.1/16"), with("eth0", "192.0.2.5/24", "2001:db8::5/64", "fe80::5/64"), with("eth1", "fe80::7/64"),
+		with("wlan0", "192.0.2.6/24", "fe80::8/64"), // the same network by radio
 	}
 	shown := func(host string) (all []string) {
-		for _, p := range places(addr(host), cards) {
+		for _, p := range places(netip.MustParseAddr(host), cards) {
 			all = append(all, p.card+" "+fmt.Sprint(p.ips))
 		}
 		return all
@@ -102,6 +107,7 @@ func TestWhereADaemonCanBeReached(t *testing.T) {
 	require.Equal(t, []string{"br0 [172.17.0.1]", "eth0 [192.0.2.5]"}, shown("0.0.0.0"))
 	require.Equal(t, []string{"br0 [172.17.0.1]", "eth0 [192.0.2.5 2001:db8::5]"}, shown("::"))
 	require.Equal(t, []string{"eth0 [2001:db8::5]"}, shown("2001:db8::5"))
+	require.Equal(t, []string{"wlan0 [192.0.2.6]"}, shown("192.0.2.6"))
 	require.Empty(t, shown("192.0.2.9"))
 
 	cards, err := interfaces()

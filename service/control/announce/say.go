@@ -113,7 +113,7 @@ func split(addr string) (host netip.Addr, port int, err error) {
 // card is a network interface of this machine.
 type card struct {
 	name  string
-	addrs []netip.Addr
+	addrs []netip.Prefix // its addresses, each with the length of its network
 }
 
 // interfaces are those by which other machines may be reached by multicast.
@@ -133,10 +133,10 @@ func interfaces() (cards []card, err error) {
 		c := card{name: i.Name}
 		for _, a := range addrs {
 			if p, err := netip.ParsePrefix(a.String()); err == nil {
-				c.addrs = append(c.addrs, p.Addr().Unmap())
+				c.addrs = append(c.addrs, p)
 			}
 		}
-		slices.SortFunc(c.addrs, netip.Addr.Compare)
+		slices.SortFunc(c.addrs, netip.Prefix.Compare)
 		cards = append(cards, c)
 	}
 	slices.SortFunc(cards, func(a, b card) int { return strings.Compare(a.name, b.name) })
@@ -150,16 +150,18 @@ type place struct {
 }
 
 // places are where a daemon that listens on host can be reached: on each interface at that one's own addresses. Addresses that are valid on one link alone are left out, since they need the
-// name of the reader's interface beside them.
+// name of the reader's interface beside them. Of two interfaces to one network, as a cable and a radio may be, the second is left out: there the daemon would hear itself, and take itself for another.
 func places(host netip.Addr, cards []card) (all []place) {
+	known := map[netip.Prefix]bool{}
 	for _, c := range cards {
 		p := place{card: c.name}
-		for _, a := range c.addrs {
-			if a.IsLinkLocalUnicast() {
+		for _, at := range c.addrs {
+			a, network := at.Addr(), at.Masked()
+			if a.IsLinkLocalUnicast() || known[network] {
 				continue
 			}
 			if a == host.WithZone("") || host.IsUnspecified() && (host.Is6() || a.Is4()) {
-				p.ips = append(p.ips, net.IP(a.AsSlice()))
+				p.ips, known[network] = append(p.ips, net.IP(a.AsSlice())), true
 			}
 		}
 		if len(p.ips) > 0 {
