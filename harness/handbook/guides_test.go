@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 )
 
 // blocks are all blocks of a language in a document.
@@ -106,4 +108,13 @@ func TestTheHandbookHasTheSDKs(t *testing.T) {
 			require.Contains(t, string(handbook), "    "+call, file)
 		}
 	}
+}
+
+// The notes on upgrades are of this version.
+//
+// LO-648
+func TestTheNotesOnUpgrades(t *testing.T) {
+	notes, err := os.ReadFile(filepath.Join(root, ".docs/operations.md"))
+	require.NoError(t, err)
+	require.Contains(t, string(notes), fmt.Sprintf("the ledger's schema is %d.", sqlite.Schema()))
 }
