@@ -3,7 +3,7 @@
 // Command orchestratord is the daemon. `serve` runs it. `check` says what a configuration would do, and `plan` how its engines would be prepared.
 // `ledger` looks at the record of tasks. `backup` copies what the data folder keeps, and `restore` puts it back. `worker` is the built-in engine, and `guard` ends what a killed daemon leaves; `serve` starts both.
 //
-// Exit codes: 0 it ended well, 1 it failed, 2 bad usage or configuration. A worker also has 3 (model) and 4 (libraries).
+// Exit codes: 0 it ended well, 1 it failed, 2 bad usage or configuration. A worker also has 3 (model) and 4 (libraries), and `backup` 5: it is made, and something was damaged already.
 package main
 
 import (
@@ -45,6 +45,7 @@ var (
 const (
 	exitFailure = 1
 	exitUsage   = 2
+	exitDamaged = 5
 )
 
 type cli struct {
