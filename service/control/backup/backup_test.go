@@ -226,6 +226,44 @@ func TestARestoreHasWhatTheBackupHas(t *testing.T) {
 	}
 }
 
+// LO-632: a retired model stays retired, does not say that its files were checked, and is fetched when it is activated.
+func TestARetiredModelIsFetchedWhenItIsActivated(t *testing.T) {
+	u, _, digest := filled(t)
+	_, err := u.models.SetState("m", catalog.Retired, 0)
+	require.NoError(t, err)
+	for _, models := range []bool{false, true} {
+		dir, m := make1(t, u, models)
+		require.Equal(t, catalog.Retired, m.Models[0].State)
+		to := filepath.Join(t.TempDir(), "data")
+		_, err := backup.Restore(t.Context(), dir, to, false)
+		require.NoError(t, err)
+		again := open(t, to)
+		model, err := again.models.Get("m")
+		require.NoError(t, err)
+		require.Equal(t, catalog.Retired, model.State)
+		require.False(t, model.Verified)
+		require.Empty(t, model.Path)
+		_, err = again.models.Verify(t.Context(), "m")
+		require.ErrorContains(t, err, "activate it, which fetches them")
+		_, err = again.models.Use(t.Context(), "m")
+		require.ErrorContains(t, err, "activate it, which fetches them")
+		second, err := backup.Make(t.Context(), backup.Options{DataDir: to, Dir: filepath.Join(t.TempDir(), "second"), Version: "v1", Now: time.Now})
+		require.NoError(t, err)
+		require.Equal(t, catalog.Retired, second.Models[0].State)
+
+		model, err = again.models.SetState("m", catalog.Active, 0)
+		require.NoError(t, err)
+		require.NotEqual(t, catalog.Retired, model.State)
+		model, err = again.models.Wait(t.Context(), "m")
+		require.NoError(t, err)
+		require.Equal(t, catalog.Active, model.State)
+		require.True(t, model.Verified)
+		require.Equal(t, digest, model.Digest)
+		require.FileExists(t, model.Path)
+		require.Equal(t, !models, len(again.source.fetched) == 1, "what the backup has is not fetched")
+	}
+}
+
 // LO-632: a model that is another one by now is not taken for the one of the backup.
 func TestARestoredModelHasToBeTheSame(t *testing.T) {
 	u, _, _ := filled(t)
