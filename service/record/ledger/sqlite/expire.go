@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/record/ledger/entry"
+
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -16,7 +18,7 @@ func textUntil(r task.Record) sql.NullInt64 {
 	if r.Task.Request.KeepText <= 0 {
 		return sql.NullInt64{}
 	}
-	return toMS(r.FinishedAt.Add(r.Task.Request.KeepText))
+	return entry.ToMS(r.FinishedAt.Add(r.Task.Request.KeepText))
 }
 
 // Expire implements ledger.Ledger. Each of its commits is small, so that callers who wait behind one wait hardly longer than behind another
@@ -27,7 +29,7 @@ func (l *Ledger) Expire(ctx context.Context, at time.Time) (ids []string, next t
 		if err := l.db.QueryRowContext(ctx, `SELECT min(text_until_ms) FROM task WHERE text_until_ms IS NOT NULL`).Scan(&due); err != nil {
 			return ids, next, fmt.Errorf("look for texts whose time is over: %w", err)
 		}
-		if next = fromMS(due); next.IsZero() || next.After(at) {
+		if next = entry.FromMS(due); next.IsZero() || next.After(at) {
 			break
 		}
 		var some []string
