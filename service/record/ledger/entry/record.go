@@ -360,3 +360,11 @@ func DecodeLine(outcome []byte, l *task.Line) error {
 	l.Status, l.Refusal, l.Fault = o.Status, o.Refusal, o.Fault
 	return err
 }
+
+// TextUntil is when the text of an ended task is to be deleted; NULL: it is kept as long as the record.
+func TextUntil(r task.Record) sql.NullInt64 {
+	if r.Task.Request.KeepText <= 0 {
+		return sql.NullInt64{}
+	}
+	return ToMS(r.FinishedAt.Add(r.Task.Request.KeepText))
+}

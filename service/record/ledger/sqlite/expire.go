@@ -9,17 +9,7 @@ import (
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/record/ledger/entry"
-
-	"github.com/llama-orch/llama-orch/service/task"
 )
-
-// textUntil is when the text of an ended task is to be deleted; NULL: it is kept as long as the record.
-func textUntil(r task.Record) sql.NullInt64 {
-	if r.Task.Request.KeepText <= 0 {
-		return sql.NullInt64{}
-	}
-	return entry.ToMS(r.FinishedAt.Add(r.Task.Request.KeepText))
-}
 
 // Expire implements ledger.Ledger. Each of its commits is small, so that callers who wait behind one wait hardly longer than behind another
 // caller's commit. One pass over the files follows.

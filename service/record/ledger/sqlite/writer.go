@@ -552,7 +552,7 @@ func (w *writer) finish(r task.Record, outcome, rendered []byte) error {
 func (w *writer) end(r task.Record, outcome, rendered []byte) (bool, error) {
 	p := entry.ToProof(r.Proof)
 	done, err := w.endTask.Exec(string(r.State), entry.OrNull(r.ReplicaID), entry.OrNull(r.Fingerprint), entry.ToMS(r.StartedAt), entry.ToMS(r.FinishedAt),
-		entry.OrNull(r.SealedAt), entry.OrNull(r.LastEventID), string(outcome), p.Sum, p.Bytes, p.Keeps, textUntil(r), int64(r.Task.Seq), r.Task.ID)
+		entry.OrNull(r.SealedAt), entry.OrNull(r.LastEventID), string(outcome), p.Sum, p.Bytes, p.Keeps, entry.TextUntil(r), int64(r.Task.Seq), r.Task.ID)
 	if err != nil {
 		return false, err
 	}
