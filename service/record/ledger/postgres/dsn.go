@@ -5,6 +5,7 @@ package postgres
 import (
 	"fmt"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -50,8 +51,8 @@ func (o *Options) config() (*pgxpool.Config, error) {
 func (o Options) writing() map[string]string {
 	return map[string]string{
 		"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "jit": "off",
-		"idle_in_transaction_session_timeout": strconv.FormatInt(o.Lease.Milliseconds(), 10),
-		"lock_timeout":                        strconv.FormatInt((2 * o.Lease).Milliseconds(), 10),
+		"idle_in_transaction_session_timeout": strconv.FormatInt(max(o.Lease, time.Second).Milliseconds(), 10),
+		"lock_timeout":                        strconv.FormatInt((2 * max(o.Lease, time.Second)).Milliseconds(), 10),
 	}
 }
 
@@ -99,4 +100,16 @@ func (o Options) secure(c *pgconn.Config) error {
 	}
 	c.Host, c.Port, c.TLSConfig, c.Fallbacks = kept[0].Host, kept[0].Port, kept[0].TLSConfig, kept[1:]
 	return nil
+}
+
+// Secrets are what of a DSN must not be in a log: all of it, and its password in the ways it may be written.
+func Secrets(dsn string) []string {
+	if dsn == "" {
+		return nil
+	}
+	c, err := pgconn.ParseConfig(dsn)
+	if err != nil || c.Password == "" {
+		return []string{dsn}
+	}
+	return []string{dsn, c.Password, url.QueryEscape(c.Password), url.PathEscape(c.Password)}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -100,6 +101,8 @@ func (o Options) openError(err error) error {
 		e.Fault, e.What, e.Remedy = Denied, "has no such database", "create it, or correct the DSN"
 	case c == noSuchTable || c == noSuchSchema:
 		e.Fault, e.What, e.Remedy = NotThere, fmt.Sprintf("has no schema %q with a ledger", o.Schema), "start orchestratord once, or correct ledger.postgres"
+	case strings.HasPrefix(c, "57") || strings.HasPrefix(c, "53") || strings.HasPrefix(c, "08"): // it starts, stops, or has no connection left
+		e.Fault, e.What, e.Remedy = Away, "takes no connection now", "wait until the database has started, or raise its max_connections; the next start of orchestratord goes on with its tasks"
 	case c != "":
 		return fmt.Errorf("open the ledger on PostgreSQL (%s): %w", o.where, err)
 	case errors.As(err, &network), errors.Is(err, context.DeadlineExceeded):

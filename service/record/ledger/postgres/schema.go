@@ -63,8 +63,8 @@ CREATE TABLE task (
 	proof_keeps      bigint,             -- what it has in full: 1 the prompt, 2 the transcript
 	deleted_ms       bigint,             -- when its text was deleted
 	text_until_ms    bigint,             -- when its text is to be deleted
-	bytes            bigint NOT NULL,    -- about what its texts take
-	fence            bigint NOT NULL,    -- of the claim that holds it
+	bytes            bigint NOT NULL DEFAULT 0, -- about what its texts take
+	fence            bigint NOT NULL DEFAULT 0, -- of the claim that holds it
 	unwanted         text GENERATED ALWAYS AS (CASE WHEN state IN ('failed', 'canceled') THEN state END) STORED
 ) WITH (fillfactor = 80);
 CREATE INDEX task_live ON task (seq) WHERE finished_ms IS NULL;
