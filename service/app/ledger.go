@@ -88,14 +88,17 @@ func (a *App) openPostgres() error {
 	}
 	a.owner = host
 	o := records.Postgres(c.Ledger)
+	o.Owner = host
 	if a.o.LedgerAside {
 		moved, err := records.Aside(context.Background(), o, time.Now())
 		if err != nil {
 			return err
 		}
-		a.log.Warn("the ledger was set aside, and a new one is begun", zap.String("moved_to", moved))
+		if moved != "" {
+			a.log.Warn("the ledger was set aside, and a new one is begun", zap.String("moved_to", moved))
+		}
 	}
-	o.Owner, o.Alone, o.Log, o.Registerer, o.Now = host, true, a.o.Log, a.registry, time.Now
+	o.Alone, o.Log, o.Registerer, o.Now = true, a.o.Log, a.registry, time.Now
 	o.Bundles, o.BeforeForgetting = a.bundles()
 	o.Lost = func(err error) { a.failed <- fmt.Errorf("keep the tasks: %w", err) }
 	l, err := postgres.Open(o)

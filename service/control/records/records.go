@@ -26,9 +26,12 @@ func Postgres(c config.Ledger) postgres.Options {
 	}
 }
 
-// Aside gives a schema another name, so that a new ledger can start in its place. It returns the name. Nothing is deleted.
+// Aside gives a schema another name, so that a new ledger can start in its place. It returns the name, empty if there was none. Nothing is deleted.
 func Aside(ctx context.Context, o postgres.Options, now time.Time) (moved string, err error) {
 	m, err := postgres.Move(ctx, o, false)
+	if e, ok := errors.AsType[*postgres.Error](err); ok && e.Fault == postgres.NotThere {
+		return "", nil
+	}
 	if err != nil {
 		return "", err
 	}
@@ -54,6 +57,9 @@ func ToPostgres(ctx context.Context, dir string, o postgres.Options, now time.Ti
 		return moved, err
 	}
 	defer func() { err = errors.Join(err, folder.Close()) }()
+	if o.Owner, err = datafolder.HostID(dir); err != nil { // its daemon has ended, since the folder could be taken
+		return moved, err
+	}
 	path := filepath.Join(dir, sqlite.FileName)
 	from, err := sqlite.OpenReader(path)
 	if err != nil {
@@ -101,6 +107,9 @@ func ToSQLite(ctx context.Context, dir string, o postgres.Options, now time.Time
 	path := filepath.Join(dir, sqlite.FileName)
 	if _, err := os.Lstat(path); err == nil {
 		return moved, fmt.Errorf("move the ledger: %s is there already: give it another name, if nobody needs its tasks", path)
+	}
+	if o.Owner, err = datafolder.HostID(dir); err != nil { // its daemon has ended, since the folder could be taken
+		return moved, err
 	}
 	from, err := postgres.Move(ctx, o, false)
 	if err != nil {

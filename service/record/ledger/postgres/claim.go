@@ -27,11 +27,7 @@ func (l *Ledger) enter(ctx context.Context, c *pgx.Conn) error {
 			return err
 		}
 		if l.o.Alone {
-			rows, err := tx.Query(ctx, `SELECT owner FROM claim WHERE until > clock_timestamp() AND owner <> $1`, l.o.Owner)
-			if err != nil {
-				return err
-			}
-			others, err := pgx.CollectRows(rows, pgx.RowTo[string])
+			others, err := l.o.inUse(ctx, tx)
 			if err != nil {
 				return err
 			}

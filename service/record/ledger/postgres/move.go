@@ -60,7 +60,7 @@ func Move(ctx context.Context, o Options, to bool) (_ *Moving, err error) {
 	if err != nil {
 		return nil, err
 	}
-	others, err := inUse(ctx, m.tx)
+	others, err := o.inUse(ctx, m.tx)
 	if err == nil && len(others) > 0 {
 		err = &Error{Fault: Held, Where: o.where, What: fmt.Sprintf("is in use by an orchestratord (%s)", others[0]), Remedy: "stop it first, and wait for the end of its lease if it was killed"}
 	}

@@ -171,7 +171,7 @@ func migrate(ctx context.Context, c *pgx.Conn, o Options) error {
 			if err := o.make(ctx, tx); err != nil {
 				return err
 			}
-		} else if others, err := inUse(ctx, tx); err != nil || len(others) > 0 {
+		} else if others, err := o.inUse(ctx, tx); err != nil || len(others) > 0 {
 			return errors.Join(err, &Error{
 				Fault: Beside, Where: o.where, What: fmt.Sprintf("has schema %d, this version brings it to %d, and others use it now: %s", version, len(o.steps), strings.Join(others, ", ")),
 				Remedy: "stop them first; then start the new version everywhere",
@@ -220,9 +220,9 @@ func (o Options) make(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// inUse names the daemons whose lease is running.
-func inUse(ctx context.Context, q querier) ([]string, error) {
-	rows, err := q.Query(ctx, `SELECT owner FROM claim WHERE until > clock_timestamp() ORDER BY fence`)
+// inUse names the daemons whose lease is running. The one before this, of the same name, is none: it has ended.
+func (o Options) inUse(ctx context.Context, q querier) ([]string, error) {
+	rows, err := q.Query(ctx, `SELECT owner FROM claim WHERE until > clock_timestamp() AND owner <> $1 ORDER BY fence`, o.Owner)
 	if err != nil {
 		return nil, err
 	}
