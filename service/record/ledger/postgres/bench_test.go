@@ -15,6 +15,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/record/ledger"
 	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // BenchmarkAccept is durable admission on both ledgers, in one run: each client sends its next task when the one before is on the disk.
@@ -35,7 +36,51 @@ func BenchmarkAccept(b *testing.B) {
 	}
 }
 
+// BenchmarkLife is a short task's whole record on both ledgers: an accept with its start, and an end with its charge.
+func BenchmarkLife(b *testing.B) {
+	const clients = 256
+	b.Run("sqlite", func(b *testing.B) {
+		l, err := sqlite.Open(sqlite.Options{Path: filepath.Join(b.TempDir(), sqlite.FileName)})
+		require.NoError(b, err)
+		defer func() { require.NoError(b, l.Close()) }()
+		lives(b, l, clients)
+	})
+	b.Run("postgres", func(b *testing.B) {
+		l := open(b, options())
+		lives(b, l, clients)
+		b.ReportMetric(2*float64(b.N)/testutil.ToFloat64(l.metrics.Commits), "ops/commit")
+	})
+}
+
+func lives(b *testing.B, l ledger.Ledger, clients int) {
+	drive(b, clients, func(uint64) error {
+		seq, err := l.NextSeq()
+		if err != nil {
+			return err
+		}
+		r := finished(sample(seq), task.Completed, "a few ", "words")
+		r.Charge = &task.Charge{Account: "me", Window: epoch, Amount: task.Amount{Tokens: 5}}
+		if err := l.AcceptRunning(context.Background(), r.Task, dispatched(r.Task)); err != nil {
+			return err
+		}
+		return l.Finish(context.Background(), r)
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "tasks/s")
+}
+
 func accepts(b *testing.B, l ledger.Ledger, clients int) {
+	drive(b, clients, func(uint64) error {
+		seq, err := l.NextSeq()
+		if err != nil {
+			return err
+		}
+		return l.Accept(context.Background(), sample(seq))
+	})
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "accepts/s")
+}
+
+// drive has so many clients do something for each number, one after the other.
+func drive(b *testing.B, clients int, do func(seq uint64) error) {
 	done := make(chan error, clients)
 	var seq atomic.Uint64
 	b.ReportAllocs()
@@ -48,7 +93,7 @@ func accepts(b *testing.B, l ledger.Ledger, clients int) {
 					done <- nil
 					return
 				}
-				if err := l.Accept(context.Background(), sample(n)); err != nil {
+				if err := do(n); err != nil {
 					done <- err
 					return
 				}
@@ -59,5 +104,4 @@ func accepts(b *testing.B, l ledger.Ledger, clients int) {
 		require.NoError(b, <-done)
 	}
 	b.StopTimer()
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "accepts/s")
 }

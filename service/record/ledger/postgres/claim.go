@@ -50,6 +50,7 @@ func (l *Ledger) enter(ctx context.Context, c *pgx.Conn) error {
 		return err
 	}
 	l.fence.Store(int64(fence))
+	l.w.ours.Store(last)
 	l.starts, l.endSeq, l.nextSeq = place, last+1, last-seqBlock+1
 	return nil
 }

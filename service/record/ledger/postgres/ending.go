@@ -52,9 +52,10 @@ const endTasks = `WITH n AS (
 	UPDATE task t SET state = n.state, replica_id = n.replica_id, fingerprint = n.fingerprint, started_ms = n.started_ms, finished_ms = n.finished_ms, sealed_at = n.sealed_at,
 		last_event_id = n.last_event_id, outcome = n.outcome, proof_sum = n.proof_sum, proof_bytes = n.proof_bytes, proof_keeps = n.proof_keeps, text_until_ms = n.text_until_ms,
 		bytes = t.bytes + octet_length(n.outcome) + octet_length(n.ends) + octet_length(n.text) + coalesce(octet_length(n.marks), 0) + coalesce(octet_length(n.logprobs), 0)
-		FROM n WHERE t.seq = n.seq AND t.id = n.id AND t.finished_ms IS NULL AND t.fence = $1 RETURNING t.seq
+		FROM n WHERE t.seq = n.seq AND t.id = n.id AND t.state IN ('queued', 'running') AND t.fence = $1
+		RETURNING t.seq, n.ends, n.text, n.marks, n.logprobs, n.sum
 ), kept AS (
-	INSERT INTO transcript (seq, ends, text, marks, logprobs, sum) SELECT seq, n.ends, n.text, n.marks, n.logprobs, n.sum FROM n JOIN done USING (seq)
+	INSERT INTO transcript (seq, ends, text, marks, logprobs, sum) SELECT seq, ends, text, marks, logprobs, sum FROM done
 ) SELECT seq FROM done`
 
 // endArgs are the arguments of endTasks.

@@ -173,31 +173,31 @@ func newArrival(t task.Task, s *note.Start) (*arrival, error) {
 	return &arrival{t: t, start: s, body: body, sum: entry.TaskSum(t, body)}, err
 }
 
-const insertTasks = `WITH n AS (
-	SELECT * FROM unnest($2::bigint[], $3::bytea[], $4::text[], $5::bytea[], $6::bytea[], $7::bigint[], $8::bytea[], $9::bytea[], $10::bigint[], $11::bigint[], $12::bytea[], $13::bytea[])
-		AS n(seq, id, state, priority, pool_id, accepted_ms, replica_id, fingerprint, started_ms, start_order, task, sum)
-), made AS (
-	INSERT INTO task (seq, id, state, priority, pool_id, accepted_ms, replica_id, fingerprint, started_ms, start_order, bytes, fence)
-		SELECT seq, id, state, priority, pool_id, accepted_ms, replica_id, fingerprint, started_ms, start_order, octet_length(task), $1 FROM n ON CONFLICT DO NOTHING RETURNING seq
-), body AS (
-	INSERT INTO request (seq, task, sum) SELECT seq, n.task, n.sum FROM n JOIN made USING (seq)
-) SELECT seq FROM made`
+// Two statements make the entries of many tasks. The second takes no heed of what the first has made, since a join of the two lists would take the square of their
+// length: where there was an entry it finds its text, and else arrive cleans up.
+const (
+	insertTasks = `INSERT INTO task (seq, id, state, priority, pool_id, accepted_ms, replica_id, fingerprint, started_ms, start_order, bytes, fence)
+	SELECT n.*, $1 FROM unnest($2::bigint[], $3::bytea[], $4::text[], $5::bytea[], $6::bytea[], $7::bigint[], $8::bytea[], $9::bytea[], $10::bigint[], $11::bigint[], $12::bigint[]) AS n
+	ON CONFLICT DO NOTHING RETURNING seq`
+	insertBodies = `INSERT INTO request (seq, task, sum) SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[]) ON CONFLICT DO NOTHING`
+)
 
-// arrivalArgs are the arguments of insertTasks.
-func arrivalArgs(fence int, all ...*arrival) []any {
+// insert adds the statements that make entries to those that are sent together. Made gets the numbers of those that were made.
+func insert(b *pgx.Batch, fence int, made func(pgx.Rows) error, all ...*arrival) {
 	n := len(all)
 	seqs, ids, states, priorities, pools := make([]int64, n), make([][]byte, n), make([]string, n), make([][]byte, n), make([][]byte, n)
 	accepted, replicas, prints := make([]int64, n), make([][]byte, n), make([][]byte, n)
-	started, places, bodies, sums := make([]*int64, n), make([]*int64, n), make([][]byte, n), make([][]byte, n)
+	started, places, sizes, bodies, sums := make([]*int64, n), make([]*int64, n), make([]int64, n), make([][]byte, n), make([][]byte, n)
 	for i, a := range all {
 		seqs[i], ids[i], states[i], priorities[i], pools[i] = int64(a.t.Seq), []byte(a.t.ID), string(task.Queued), []byte(a.t.Request.Priority), []byte(a.t.PoolID)
-		accepted[i], bodies[i], sums[i] = a.t.AcceptedAt.UnixMilli(), a.body, a.sum
+		accepted[i], sizes[i], bodies[i], sums[i] = a.t.AcceptedAt.UnixMilli(), int64(len(a.body)), a.body, a.sum
 		if s := a.start; s != nil {
 			states[i], replicas[i], prints[i] = string(task.Running), []byte(s.ReplicaID), []byte(s.Fingerprint)
 			started[i], places[i] = ms(entry.ToMS(s.At)), &s.Place
 		}
 	}
-	return []any{int64(fence), seqs, ids, states, priorities, pools, accepted, replicas, prints, started, places, bodies, sums}
+	b.Queue(insertTasks, int64(fence), seqs, ids, states, priorities, pools, accepted, replicas, prints, started, places, sizes).Query(made)
+	b.Queue(insertBodies, seqs, bodies, sums)
 }
 
 func queueArrivals(b *pgx.Batch, ops []*op, fence int, done map[*op]bool) {
@@ -205,7 +205,7 @@ func queueArrivals(b *pgx.Batch, ops []*op, fence int, done map[*op]bool) {
 	for i, o := range ops {
 		all[i], of[int64(o.seq)] = o.arrival, o
 	}
-	b.Queue(insertTasks, arrivalArgs(fence, all...)...).Query(func(rows pgx.Rows) error { return each(rows, of, done) })
+	insert(b, fence, func(rows pgx.Rows) error { return each(rows, of, done) }, all...)
 }
 
 // each notes the operations whose keys come back.
@@ -223,13 +223,18 @@ func (x *transaction) arrive(ctx context.Context, a *arrival) (made bool, err er
 	if err != nil {
 		return false, err
 	}
-	var seq int64
-	err = x.c.QueryRow(ctx, insertTasks, arrivalArgs(x.fence, a)...).Scan(&seq)
-	if err == nil && line != nil {
+	b := &pgx.Batch{}
+	insert(b, x.fence, func(rows pgx.Rows) error {
+		seqs, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		made = len(seqs) == 1
+		return err
+	}, a)
+	err = x.c.SendBatch(ctx, b).Close()
+	if err == nil && made && line != nil {
 		line.State = task.LineFed
 		err = x.setLine(ctx, line)
 	}
-	if !errors.Is(err, pgx.ErrNoRows) {
+	if made || err != nil {
 		return err == nil, err
 	}
 	var id []byte
@@ -238,6 +243,8 @@ func (x *transaction) arrive(ctx context.Context, a *arrival) (made bool, err er
 	switch {
 	case err != nil && !errors.Is(err, pgx.ErrNoRows):
 		return false, err
+	case err != nil: // another number has the id
+		return false, errors.Join(ledger.ErrTaken, x.exec(ctx, `DELETE FROM request WHERE seq = $1`, int64(a.t.Seq)))
 	case string(id) != a.t.ID:
 		return false, ledger.ErrTaken
 	case theirs:
@@ -251,8 +258,10 @@ func (x *transaction) arrived(a *arrival) {
 	if a.t.Session != nil {
 		x.keepSession(*a.t.Session)
 	}
-	x.seqs = append(x.seqs, a.t.Seq)
+	x.top = max(x.top, a.t.Seq)
 }
+
+// The statements below look for live tasks by their state: where they looked by finished_ms, PostgreSQL might read the whole index of what is live for them.
 
 func queueStarts(b *pgx.Batch, ops []*op, fence int, done map[*op]bool) {
 	n := len(ops)
@@ -263,7 +272,7 @@ func queueStarts(b *pgx.Batch, ops []*op, fence int, done map[*op]bool) {
 	}
 	b.Queue(`UPDATE task t SET state = 'running', replica_id = n.replica, fingerprint = n.print, started_ms = coalesce(t.started_ms, n.at), start_order = coalesce(t.start_order, n.place)
 		FROM unnest($2::bytea[], $3::bytea[], $4::bytea[], $5::bigint[], $6::bigint[]) AS n(id, replica, print, at, place)
-		WHERE t.id = n.id AND t.finished_ms IS NULL AND t.fence = $1 RETURNING t.id`, int64(fence), ids, replicas, prints, at, places).
+		WHERE t.id = n.id AND t.state IN ('queued', 'running') AND t.fence = $1 RETURNING t.id`, int64(fence), ids, replicas, prints, at, places).
 		Query(func(rows pgx.Rows) error { return eachID(rows, of, done) })
 }
 
@@ -283,7 +292,7 @@ func queueMarks(b *pgx.Batch, ops []*op, fence int) {
 		ids[i], events[i], sums[i] = []byte(o.mark.id), int64(o.mark.at.Event), o.mark.at.Sum[:]
 	}
 	b.Queue(`UPDATE task t SET checkpoint_event = n.event, checkpoint_sum = n.sum FROM unnest($2::bytea[], $3::bigint[], $4::bytea[]) AS n(id, event, sum)
-		WHERE t.id = n.id AND t.finished_ms IS NULL AND t.fence = $1 AND coalesce(t.checkpoint_event, -1) < n.event`, int64(fence), ids, events, sums)
+		WHERE t.id = n.id AND t.state IN ('queued', 'running') AND t.fence = $1 AND coalesce(t.checkpoint_event, -1) < n.event`, int64(fence), ids, events, sums)
 }
 
 // mine returns nil where a task is live and ours, and else why it is not.

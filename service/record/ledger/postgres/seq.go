@@ -72,6 +72,7 @@ func (l *Ledger) own(last uint64) {
 		l.nextSeq = max(l.nextSeq, first)
 	}
 	l.endSeq = last + 1
+	l.w.ours.Store(last)
 }
 
 // used notes the number of a task that is in the ledger. While mu is held.
@@ -81,10 +82,4 @@ func (l *Ledger) used(seq uint64) { l.nextSeq = max(l.nextSeq, seq+1) }
 func (x *transaction) numbers(ctx context.Context, least uint64) (last uint64, err error) {
 	err = x.c.QueryRow(ctx, `UPDATE counter SET seq = greatest(seq, $1) + $2 RETURNING seq`, int64(least)-1, seqBlock).Scan(&last)
 	return last, err
-}
-
-// raise makes sure that no number up to this one is handed out again.
-func (x *transaction) raise(ctx context.Context, seq uint64) error {
-	_, err := x.c.Exec(ctx, `UPDATE counter SET seq = greatest(seq, $1)`, int64(seq))
-	return err
 }

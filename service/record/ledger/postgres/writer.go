@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -27,15 +28,16 @@ type writer struct {
 	o       Options
 	log     *zap.Logger
 	config  *pgx.ConnConfig
-	conn    *pgx.Conn // nil: there is none
-	class   int32     // of this schema's advisory locks
-	failing int       // operations that failed since the last commit
-	written int       // about how many bytes since the last sweep
-	away    error     // why there is no connection
-	again   time.Time // when the next one is tried
-	window  time.Time // of the budgets that are being charged; older windows were forgotten
-	lost    int64     // the claim that was found to be another's
-	doubts  []doubt   // commits that may have been made although their callers were refused
+	conn    *pgx.Conn     // nil: there is none
+	class   int32         // of this schema's advisory locks
+	failing int           // operations that failed since the last commit
+	written int           // about how many bytes since the last sweep
+	away    error         // why there is no connection
+	again   time.Time     // when the next one is tried
+	window  time.Time     // of the budgets that are being charged; older windows were forgotten
+	lost    int64         // the claim that was found to be another's
+	ours    atomic.Uint64 // the last number that this ledger may hand out
+	doubts  []doubt       // commits that may have been made although their callers were refused
 }
 
 func newWriter(config *pgx.ConnConfig, o Options) *writer {
@@ -115,7 +117,7 @@ type transaction struct {
 	w     *writer
 	fence int
 	last  *pgx.Batch // goes with the commit
-	seqs  []uint64   // of tasks that it brings, whose numbers another has handed out
+	top   uint64     // the greatest number of the tasks that it brings
 }
 
 func (w *writer) transact(ctx context.Context, c *pgx.Conn, batch []*op, fence int) error {
@@ -187,8 +189,8 @@ func (x *transaction) all(ctx context.Context, batch []*op) (sent bool, xid stri
 			return false, xid, err
 		}
 	}
-	for _, seq := range x.seqs {
-		x.last.Queue(`UPDATE counter SET seq = greatest(seq, $1) WHERE seq < $1`, int64(seq))
+	if x.top > x.w.ours.Load() { // this ledger has not handed it out
+		x.last.Queue(`UPDATE counter SET seq = greatest(seq, $1)`, int64(x.top))
 	}
 	var tag string
 	x.last.Queue(`COMMIT`)
