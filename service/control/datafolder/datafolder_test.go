@@ -44,3 +44,20 @@ func TestAFolderOfOthersIsRefused(t *testing.T) {
 	_, err = datafolder.Take(file)
 	require.ErrorContains(t, err, "set data_dir")
 }
+
+// LO-702: a data folder keeps its name, and no other has it.
+func TestADataFolderHasAName(t *testing.T) {
+	one, other := t.TempDir(), t.TempDir()
+	name, err := datafolder.HostID(one)
+	require.NoError(t, err)
+	again, err := datafolder.HostID(one)
+	require.NoError(t, err)
+	require.Equal(t, name, again)
+	theirs, err := datafolder.HostID(other)
+	require.NoError(t, err)
+	require.NotEqual(t, name, theirs)
+	require.NoError(t, os.WriteFile(filepath.Join(one, datafolder.Host), []byte("cut"), 0o600))
+	renamed, err := datafolder.HostID(one)
+	require.NoError(t, err)
+	require.NotEqual(t, name, renamed, "what is no name is replaced")
+}

@@ -34,7 +34,6 @@ const (
 	opExpire     kind = "expire"
 	opProbe      kind = "probe"
 	opBatch      kind = "batch"
-	opSeq        kind = "numbers"
 )
 
 // op is one operation that waits for the writer. It is one of the first five, of which those of many tasks are written by one statement, or run.

@@ -52,7 +52,7 @@ func (l *Ledger) fetch() {
 	least := l.nextSeq
 	l.beside.Go(func() {
 		var last uint64
-		err := l.submit(context.Background(), &op{kind: opSeq, id: "numbers", run: func(ctx context.Context, x *transaction) (err error) {
+		err := l.submit(context.Background(), &op{kind: opClaim, id: "numbers", run: func(ctx context.Context, x *transaction) (err error) {
 			last, err = x.numbers(ctx, least)
 			return err
 		}})

@@ -237,6 +237,13 @@ func TestACutConnectionTellsTheTruth(t *testing.T) {
 			time.Sleep(time.Duration(10+7*(i%5)) * time.Millisecond)
 			p.Cut(false)
 		}
+		for range 3 { // longer than callers are kept waiting
+			time.Sleep(100 * time.Millisecond)
+			p.Cut(true)
+			time.Sleep(doubtWithin + 200*time.Millisecond)
+			p.Cut(false)
+		}
+		time.Sleep(time.Second)
 	})
 	t.Logf("%d tasks were answered, %d refused", len(n.states), len(n.refused))
 	n.holds(t, l)
