@@ -98,7 +98,7 @@ func (f dataFlag) open(ctx context.Context) (recordReader, error) {
 		}
 		dir = c.DataDir
 	}
-	return sqlite.OpenReader(filepath.Join(dir, sqlite.FileName))
+	return sqlite.OpenReader(filepath.Join(dir, sqlite.FileName)) //nolint:contextcheck // nobody waits for the opening of a file
 }
 
 // Run checks.

@@ -23,6 +23,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/llama-orch/llama-orch/harness/cert"
 	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
 
@@ -36,7 +37,7 @@ const pinned = "18.4.0-beta.17"
 // User is who may do everything, and Password what it proves that with on TCP.
 const (
 	User     = "postgres"
-	Password = "the-password-of-the-tests" //nolint:gosec // of a database that lives as long as a test
+	Password = "the-password-of-the-tests"
 )
 
 // fetch returns the folder of the package.
@@ -290,4 +291,24 @@ func freePort() (int, error) {
 	}
 	at, _ := l.Addr().(*net.TCPAddr)
 	return at.Port, l.Close()
+}
+
+// TLS has the server speak TLS as well, with a certificate of its own, and returns the certificate's file. It starts it anew.
+func (s *Server) TLS() (root string, err error) {
+	crt, key, err := cert.Write(s.dir, "postgres")
+	if err != nil {
+		return "", err
+	}
+	if s.as != nil {
+		for _, file := range []string{crt, key} {
+			if err := os.Chown(file, int(s.as.Uid), int(s.as.Gid)); err != nil {
+				return "", err
+			}
+		}
+	}
+	if err := s.Stop(); err != nil {
+		return "", err
+	}
+	s.flags = append(s.flags, "-c", "ssl=on", "-c", "ssl_cert_file="+crt, "-c", "ssl_key_file="+key)
+	return crt, s.Start()
 }

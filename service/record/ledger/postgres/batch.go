@@ -77,7 +77,7 @@ func (l *Ledger) DropFile(ctx context.Context, id string) error {
 // File implements ledger.Batches.
 func (r *Reader) File(ctx context.Context, id string) (f task.File, ok bool, err error) {
 	var text []byte
-	err = r.db.QueryRow(ctx, `SELECT file FROM file WHERE id = $1`, []byte(id)).Scan(&text)
+	err = r.row(ctx, []any{&text}, `SELECT file FROM file WHERE id = $1`, []byte(id))
 	if errors.Is(err, pgx.ErrNoRows) {
 		return f, false, nil
 	}
@@ -98,8 +98,8 @@ func (r *Reader) Files(ctx context.Context, f task.FileFilter) (found []task.Lis
 		ms, side, order = math.MinInt64, `>`, `ASC`
 	}
 	if f.After != "" {
-		err := r.db.QueryRow(ctx, `SELECT created_ms, 0::bigint, seq FROM file WHERE id = $1 UNION ALL
-			SELECT ended_ms, 1::bigint, seq FROM batch WHERE id = $1 AND ended_ms IS NOT NULL`, []byte(f.After)).Scan(&ms, &kind, &seq)
+		err := r.row(ctx, []any{&ms, &kind, &seq}, `SELECT created_ms, 0::bigint, seq FROM file WHERE id = $1 UNION ALL
+			SELECT ended_ms, 1::bigint, seq FROM batch WHERE id = $1 AND ended_ms IS NOT NULL`, []byte(f.After))
 		if err != nil {
 			return nil, fmt.Errorf("look for file %.128q: %w", f.After, unknown(err))
 		}
@@ -140,8 +140,8 @@ func limit(n int) *int {
 
 // Uses implements ledger.Batches.
 func (r *Reader) Uses(ctx context.Context, artifact string) (used bool, err error) {
-	err = r.db.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM file WHERE artifact = $1) OR
-		EXISTS (SELECT 1 FROM batch WHERE artifact = $1 AND (file_id = '' OR ended_ms IS NULL))`, []byte(artifact)).Scan(&used)
+	err = r.row(ctx, []any{&used}, `SELECT EXISTS (SELECT 1 FROM file WHERE artifact = $1) OR
+		EXISTS (SELECT 1 FROM batch WHERE artifact = $1 AND (file_id = '' OR ended_ms IS NULL))`, []byte(artifact))
 	if err != nil {
 		return false, fmt.Errorf("look for what uses artifact %.128q: %w", artifact, err)
 	}
@@ -256,7 +256,7 @@ func (r *Reader) Batches(ctx context.Context, f task.BatchFilter) (found []task.
 			continue
 		}
 		var seq int64
-		if err := r.db.QueryRow(ctx, `SELECT seq FROM batch WHERE id = $1`, []byte(id)).Scan(&seq); err != nil {
+		if err := r.row(ctx, []any{&seq}, `SELECT seq FROM batch WHERE id = $1`, []byte(id)); err != nil {
 			return nil, fmt.Errorf("look for batch %.128q: %w", id, unknown(err))
 		}
 		add(side, seq)

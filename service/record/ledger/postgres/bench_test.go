@@ -58,7 +58,7 @@ func lives(b *testing.B, l ledger.Ledger, clients int) {
 		if err != nil {
 			return err
 		}
-		r := finished(sample(seq), task.Completed, "a few ", "words")
+		r := finished(sample(seq), "a few ", "words")
 		r.Charge = &task.Charge{Account: "me", Window: epoch, Amount: task.Amount{Tokens: 5}}
 		if err := l.AcceptRunning(context.Background(), r.Task, dispatched(r.Task)); err != nil {
 			return err

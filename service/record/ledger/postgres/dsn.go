@@ -4,6 +4,7 @@ package postgres
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"net/url"
 	"strconv"
@@ -28,7 +29,7 @@ func (o *Options) config() (*pgxpool.Config, error) {
 	}
 	c, err := pgxpool.ParseConfig(o.DSN)
 	if err != nil {
-		return nil, &Error{Fault: Unread, Where: o.where, What: "has a DSN that cannot be read", Remedy: "write postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full, with special characters of the password as %XX"}
+		return nil, &Error{Fault: Unread, Where: o.where, What: "has a DSN that cannot be read", Remedy: "write postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full, with special characters of the password as %XX"} //nolint:gosec // an example
 	}
 	conn := &c.ConnConfig.Config
 	o.where = places(conn)
@@ -37,12 +38,10 @@ func (o *Options) config() (*pgxpool.Config, error) {
 	}
 	c.MaxConns, c.MinConns = int32(max(o.Connections-1, 1)), 0
 	c.ConnConfig.ConnectTimeout = connectWithin
-	for name, value := range map[string]string{
+	maps.Copy(conn.RuntimeParams, map[string]string{
 		"application_name": "orchestratord", "search_path": quoted(o.Schema), "statement_timeout": strconv.FormatInt(readWithin.Milliseconds(), 10),
 		"default_transaction_isolation": "read committed", "client_min_messages": "warning", "timezone": "UTC",
-	} {
-		conn.RuntimeParams[name] = value
-	}
+	})
 	return c, nil
 }
 

@@ -71,7 +71,7 @@ func (x *transaction) delete(ctx context.Context, id string, at time.Time) error
 func (l *Ledger) Expire(ctx context.Context, at time.Time) (ids []string, next time.Time, err error) {
 	for {
 		var due *int64
-		if err := l.db.QueryRow(ctx, `SELECT min(text_until_ms) FROM task WHERE text_until_ms IS NOT NULL`).Scan(&due); err != nil {
+		if err := l.row(ctx, []any{&due}, `SELECT min(text_until_ms) FROM task WHERE text_until_ms IS NOT NULL`); err != nil {
 			return ids, next, fmt.Errorf("look for texts whose time is over: %w", err)
 		}
 		if next = (time.Time{}); due == nil {

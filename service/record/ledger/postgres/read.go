@@ -61,12 +61,48 @@ const (
 	inOrder    = `t.state DESC, t.start_order, t.seq`
 )
 
-// query asks, with the caller's context. A ledger that is closed says so.
+// query asks, with the caller's context and for a bounded time: a server that hangs answers nobody.
 func (r *Reader) query(ctx context.Context, text string, args ...any) (pgx.Rows, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	return r.db.Query(ctx, text, args...)
+	ctx, stop := context.WithTimeout(ctx, readWithin)
+	rows, err := r.db.Query(ctx, text, args...)
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	return &boundedRows{rows, stop}, nil
+}
+
+// boundedRows end the bound with themselves.
+type boundedRows struct {
+	pgx.Rows
+
+	stop context.CancelFunc
+}
+
+func (r *boundedRows) Next() bool {
+	more := r.Rows.Next()
+	if !more {
+		r.stop()
+	}
+	return more
+}
+
+func (r *boundedRows) Close() {
+	r.Rows.Close()
+	r.stop()
+}
+
+// row asks for one row in the same way.
+func (r *Reader) row(ctx context.Context, into []any, text string, args ...any) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	ctx, stop := context.WithTimeout(ctx, readWithin)
+	defer stop()
+	return r.db.QueryRow(ctx, text, args...).Scan(into...)
 }
 
 // Get implements ledger.Ledger.
@@ -88,11 +124,8 @@ func (r *Reader) Proven(ctx context.Context, sum [32]byte) (task.Record, bool, e
 }
 
 func (r *Reader) one(ctx context.Context, text string, args ...any) (task.Record, bool, error) {
-	if ctx.Err() != nil {
-		return task.Record{}, false, context.Cause(ctx)
-	}
 	var w entry.Row
-	err := r.db.QueryRow(ctx, text, args...).Scan(w.Into()...)
+	err := r.row(ctx, w.Into(), text, args...)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return task.Record{}, false, nil
 	}

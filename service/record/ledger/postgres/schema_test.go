@@ -5,16 +5,17 @@ package postgres
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/llama-orch/llama-orch/harness/cert"
+	server "github.com/llama-orch/llama-orch/harness/postgres"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
-
-	"github.com/llama-orch/llama-orch/service/task"
 )
 
 func emptyBatch() *pgx.Batch { return &pgx.Batch{} }
@@ -97,6 +98,29 @@ func TestTLSOffThisMachine(t *testing.T) {
 	}
 }
 
+// LO-703: with TLS the server's certificate is checked, and the tasks go through it.
+func TestTLS(t *testing.T) {
+	s, err := server.New()
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	root, err := s.TLS()
+	require.NoError(t, err)
+	o := options()
+	plain := s.TCP(s.Port)
+	o.DSN = strings.Replace(plain, "sslmode=disable", "sslmode=verify-full&sslrootcert="+root, 1)
+	l := open(t, o)
+	require.NoError(t, l.Accept(t.Context(), sample(1)))
+	require.Equal(t, 1, l.count(t, `SELECT count(*) FROM pg_stat_ssl WHERE pid = pg_backend_pid() AND ssl`))
+	require.NoError(t, l.Close())
+	other := t.TempDir()
+	wrong, _, err := cert.Write(other, "another")
+	require.NoError(t, err)
+	o.DSN, o.Lease = strings.Replace(plain, "sslmode=disable", "sslmode=verify-full&sslrootcert="+wrong, 1), time.Millisecond
+	_, err = Open(o)
+	require.Equal(t, Away, faultOf(t, err))
+	require.ErrorContains(t, err, "certificate")
+}
+
 // LO-703: as many connections as were said, and no more.
 func TestThePoolIsBounded(t *testing.T) {
 	o := options()
@@ -150,14 +174,13 @@ func TestOldTasksGo(t *testing.T) {
 	logs, seen := observer.New(zapcore.WarnLevel)
 	o := options()
 	o.Log, o.RetainBytes = zap.New(logs), 20_000
-	kept := 0
 	l := open(t, o)
 	for seq := uint64(1); seq <= 40; seq++ {
 		s := sample(seq)
 		s.Prompt = string(make([]byte, 400))
 		require.NoError(t, l.Accept(t.Context(), s))
 		if seq%4 != 0 {
-			r := finished(s, task.Completed, "secret text")
+			r := finished(s, "secret text")
 			require.NoError(t, l.Finish(t.Context(), r))
 		}
 	}
@@ -165,10 +188,10 @@ func TestOldTasksGo(t *testing.T) {
 	require.Zero(t, l.count(t, `SELECT count(*) FROM transcript WHERE seq = 39`))
 	for more := true; more; {
 		var err error
-		more, err = l.sweepStep(t.Context())
+		more, err = l.sweepStep(t.Context(), time.Time{})
 		require.NoError(t, err)
 	}
-	kept = l.count(t, `SELECT count(*) FROM task WHERE finished_ms IS NOT NULL`)
+	kept := l.count(t, `SELECT count(*) FROM task WHERE finished_ms IS NOT NULL`)
 	require.Less(t, kept, 30)
 	require.LessOrEqual(t, l.count(t, `SELECT sum(bytes)::int FROM task`), 60_000)
 	require.Equal(t, 10, l.count(t, `SELECT count(*) FROM task WHERE finished_ms IS NULL`), "live tasks stay")

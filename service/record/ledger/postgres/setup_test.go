@@ -63,9 +63,9 @@ func (l *Ledger) exec(t testing.TB, text string, args ...any) {
 	require.NoError(t, err)
 }
 
-func (l *Ledger) count(t testing.TB, text string, args ...any) (n int) {
+func (l *Ledger) count(t testing.TB, text string) (n int) {
 	t.Helper()
-	require.NoError(t, l.db.QueryRow(context.Background(), text, args...).Scan(&n))
+	require.NoError(t, l.db.QueryRow(context.Background(), text).Scan(&n))
 	return n
 }
 
@@ -106,14 +106,11 @@ func opened(t testing.TB, l *Ledger) ledgertest.Opened {
 			return opened(t, open(t, l.o)), nil
 		},
 		Sweep: func(oldest time.Time) {
-			was := l.o.Now
-			l.o.RetainAge, l.o.Now = time.Hour, func() time.Time { return oldest.Add(time.Hour) }
 			for more := true; more; {
 				var err error
-				more, err = l.sweepStep(t.Context())
+				more, err = l.sweepStep(t.Context(), oldest)
 				require.NoError(t, err)
 			}
-			l.o.RetainAge, l.o.Now = 0, was
 		},
 	}
 }
@@ -124,8 +121,8 @@ func id(seq uint64) string { return ledgertest.ID(seq) }
 
 func dispatched(t task.Task) task.Dispatch { return ledgertest.Dispatched(t) }
 
-func finished(t task.Task, state task.State, tokens ...string) task.Record {
-	return ledgertest.Ended(t, state, tokens...)
+func finished(t task.Task, tokens ...string) task.Record {
+	return ledgertest.Ended(t, task.Completed, tokens...)
 }
 
 func ids(found []task.Record) []string {

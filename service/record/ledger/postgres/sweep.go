@@ -31,7 +31,7 @@ func (l *Ledger) sweep() {
 		panicked := contain.Do(l.log, "removing old tasks panicked: they stay in the ledger, and it is tried again later", func() {
 			for more := true; more && l.halt.Err() == nil; {
 				var err error
-				if more, err = l.sweepStep(l.halt); err != nil && l.halt.Err() == nil {
+				if more, err = l.sweepStep(l.halt, l.oldest()); err != nil && l.halt.Err() == nil {
 					l.log.Warn("removing old tasks from the ledger failed, and is tried again later", zap.Error(err))
 				}
 			}
@@ -50,15 +50,23 @@ func (l *Ledger) sweep() {
 // look notes how large the tables are.
 func (l *Ledger) look(ctx context.Context) {
 	var bytes int64
-	err := l.db.QueryRow(ctx, `SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relkind = 'r'`, l.o.Schema).Scan(&bytes)
+	err := l.row(ctx, []any{&bytes}, `SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relkind = 'r'`, l.o.Schema)
 	if err == nil {
 		l.size.Store(bytes)
 	}
 }
 
+// oldest is the time before which a finished task is too old.
+func (l *Ledger) oldest() time.Time {
+	if l.o.RetainAge <= 0 {
+		return time.Time{}
+	}
+	return l.o.Now().Add(-l.o.RetainAge)
+}
+
 // sweepStep removes some tasks. It reports whether there is more to do.
-func (l *Ledger) sweepStep(ctx context.Context) (more bool, err error) {
-	doomed, err := l.doomed(ctx)
+func (l *Ledger) sweepStep(ctx context.Context, oldest time.Time) (more bool, err error) {
+	doomed, err := l.doomed(ctx, oldest)
 	if err != nil || len(doomed) == 0 {
 		return false, err
 	}
@@ -86,7 +94,7 @@ func (l *Ledger) hand(ctx context.Context, doomed []int64) error {
 		r, err := w.Whole()
 		if err != nil { // so BeforeForgetting cannot have it
 			l.log.Warn("a task that cannot be read is removed from the ledger", zap.Error(err))
-			return nil //nolint:nilerr // it is told
+			return nil
 		}
 		found = append(found, r)
 		return nil
@@ -97,14 +105,11 @@ func (l *Ledger) hand(ctx context.Context, doomed []int64) error {
 	return l.o.BeforeForgetting(ctx, found)
 }
 
-// doomed are the next finished tasks to remove: those that ended before the retention age, and further ones while the texts take more than they may.
-func (l *Ledger) doomed(ctx context.Context) (seqs []int64, err error) {
-	oldest, over := int64(0), int64(0)
-	if l.o.RetainAge > 0 {
-		oldest = l.o.Now().Add(-l.o.RetainAge).UnixMilli()
-	}
+// doomed are the next finished tasks to remove: those that ended before oldest, and further ones while the texts take more than they may.
+func (l *Ledger) doomed(ctx context.Context, oldest time.Time) (seqs []int64, err error) {
+	over := int64(0)
 	if l.o.RetainBytes > 0 {
-		if err := l.db.QueryRow(ctx, `SELECT coalesce(sum(bytes), 0)::bigint FROM task`).Scan(&over); err != nil {
+		if err := l.row(ctx, []any{&over}, `SELECT coalesce(sum(bytes), 0)::bigint FROM task`); err != nil {
 			return nil, err
 		}
 		over -= l.o.RetainBytes
@@ -119,7 +124,7 @@ func (l *Ledger) doomed(ctx context.Context) (seqs []int64, err error) {
 		if err := rows.Scan(&seq, &finished, &bytes); err != nil {
 			return nil, err
 		}
-		if over <= 0 && finished >= oldest {
+		if over <= 0 && !time.UnixMilli(finished).Before(oldest) {
 			break
 		}
 		seqs = append(seqs, seq)

@@ -77,7 +77,7 @@ func TestManyShareATransaction(t *testing.T) {
 	}
 	require.InDelta(t, 2, testutil.ToFloat64(l.metrics.Commits)-before, 0)
 	many(t, n, func(seq uint64) error { return l.Dispatch(t.Context(), dispatched(sample(seq))) })
-	many(t, n, func(seq uint64) error { return l.Finish(t.Context(), finished(sample(seq), task.Completed, "a")) })
+	many(t, n, func(seq uint64) error { return l.Finish(t.Context(), finished(sample(seq), "a")) })
 	require.Less(t, testutil.ToFloat64(l.metrics.Commits), 3*n+0.0)
 	require.InDelta(t, n, testutil.ToFloat64(l.metrics.Ops.WithLabelValues("finish")), 0)
 	report, err := l.Check(t.Context())
@@ -128,7 +128,7 @@ func life(l *Ledger, seq uint64, told func(uint64, task.State)) error {
 	if seq%3 == 1 {
 		return nil
 	}
-	if err := l.Finish(ctx, finished(s, task.Completed, "text of ", s.ID)); err != nil {
+	if err := l.Finish(ctx, finished(s, "text of ", s.ID)); err != nil {
 		return err
 	}
 	told(seq, task.Completed)
@@ -390,11 +390,11 @@ func TestTwoOwners(t *testing.T) {
 	require.NoError(t, b.Dispatch(t.Context(), dispatched(sample(2))))
 
 	a.mute.Store(false) // it is back
-	require.ErrorIs(t, a.Finish(t.Context(), finished(sample(1), task.Completed, "x")), ledger.ErrFenced)
+	require.ErrorIs(t, a.Finish(t.Context(), finished(sample(1), "x")), ledger.ErrFenced)
 	require.ErrorIs(t, a.Accept(t.Context(), sample(9)), ledger.ErrFenced)
 	require.ErrorIs(t, a.Render(t.Context(), sample(1)), ledger.ErrFenced)
 	require.Eventually(t, func() bool { return lost.Load() == 1 }, time.Minute, time.Millisecond)
-	require.NoError(t, b.Finish(t.Context(), finished(sample(1), task.Completed, "y")))
+	require.NoError(t, b.Finish(t.Context(), finished(sample(1), "y")))
 	r, ok2, err := a.Get(t.Context(), id(1))
 	require.NoError(t, err)
 	require.True(t, ok2)
@@ -453,5 +453,5 @@ func TestALeaseThatNobodyTookGoesOn(t *testing.T) {
 	require.NoError(t, l.Accept(t.Context(), sample(1)))
 	l.exec(t, `UPDATE claim SET until = clock_timestamp() - interval '1 hour'`)
 	require.Eventually(t, func() bool { return l.count(t, `SELECT count(*) FROM claim WHERE until > clock_timestamp()`) == 1 }, time.Minute, time.Millisecond)
-	require.NoError(t, l.Finish(t.Context(), finished(sample(1), task.Completed, "x")))
+	require.NoError(t, l.Finish(t.Context(), finished(sample(1), "x")))
 }
