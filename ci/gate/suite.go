@@ -71,10 +71,16 @@ func Clients(ctx context.Context) error { return prepared(ctx, sdks) }
 // Page clicks through the status page in a real browser, which it fetches with npm, on a real daemon with stand-ins for cards and engines (LO-603…612).
 func (Check) Page(ctx context.Context) error { return prepared(ctx, statusPage) }
 
-// Page looks after the documents' images of the status page.
+// Page looks after the documents' images of the status page, and its figures.
 type Page mg.Namespace
 
-// Shots makes the screenshots in .docs/images anew.
+// Bench measures what the page costs the daemon, and how soon a browser paints it. It takes two minutes.
+func (Page) Bench(ctx context.Context) error {
+	mg.CtxDeps(ctx, engine.Engine.Libs)
+	return page.Bench(ctx)
+}
+
+// Shots makes the screenshots and the film in .docs/images anew.
 func (Page) Shots(ctx context.Context) error {
 	mg.CtxDeps(ctx, engine.Engine.Libs)
 	return page.Shots(ctx, ".docs/images")

@@ -36,6 +36,7 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 	c.cors(ps)
 	c.tls(ps)
 	c.tracing(ps)
+	c.energy(ps)
 	c.token(ps, env)
 	if c.Ledger.Postgres.On() {
 		c.Ledger.Postgres.DSN = Secret(env(c.Ledger.Postgres.DSNEnv))

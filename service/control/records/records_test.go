@@ -30,7 +30,7 @@ func fill(t *testing.T, l ledger.Ledger) {
 	for i, state := range []task.State{task.Completed, task.Failed, task.StateCanceled} {
 		full := ledgertest.Full(state)
 		full.Task.ID, full.Task.Seq = full.Task.ID+string(state), uint64(100+i)
-		full.Charge = &task.Charge{Account: "me \x00", Window: ledgertest.Epoch, Amount: task.Amount{Tokens: 7, Time: time.Second, Cost: 3}}
+		full.Charge = &task.Charge{Account: "me \x00", Window: ledgertest.Epoch, Amount: task.Amount{Tokens: 7, Time: time.Second, Cost: 3, Energy: 9}}
 		require.NoError(t, l.Finish(ctx, full))
 	}
 	for seq := uint64(1); seq <= 20; seq++ {

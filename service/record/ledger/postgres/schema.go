@@ -96,9 +96,11 @@ CREATE TABLE session (
 	budget_tokens  bigint NOT NULL,
 	budget_time_ms bigint NOT NULL,
 	budget_cost    bigint NOT NULL,
+	budget_mj      bigint NOT NULL, -- energy, in millijoules
 	spent_tokens   bigint NOT NULL,
 	spent_time_ms  bigint NOT NULL,
 	spent_cost     bigint NOT NULL,
+	spent_mj       bigint NOT NULL,
 	explicit       bigint NOT NULL
 );
 CREATE TABLE spending (
@@ -107,6 +109,7 @@ CREATE TABLE spending (
 	tokens    bigint NOT NULL,
 	time_ms   bigint NOT NULL,
 	cost      bigint NOT NULL,
+	mj        bigint NOT NULL, -- energy, in millijoules
 	PRIMARY KEY (account, window_ms)
 );
 CREATE TABLE file (

@@ -47,10 +47,10 @@ func (x *transaction) keepSession(s task.Session) {
 	if s.Explicit {
 		explicit = 1
 	}
-	x.last.Queue(`INSERT INTO session (id, created_ms, ttl_ms, max_turns, turns, pool_id, replica_id, budget_tokens, budget_time_ms, budget_cost, explicit,
-		spent_tokens, spent_time_ms, spent_cost) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0, 0, 0) ON CONFLICT (id) DO UPDATE SET turns = excluded.turns`,
+	x.last.Queue(`INSERT INTO session (id, created_ms, ttl_ms, max_turns, turns, pool_id, replica_id, budget_tokens, budget_time_ms, budget_cost, budget_mj, explicit,
+		spent_tokens, spent_time_ms, spent_cost, spent_mj) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, 0, 0, 0) ON CONFLICT (id) DO UPDATE SET turns = excluded.turns`,
 		[]byte(s.ID), s.CreatedAt.UnixMilli(), s.TTL.Milliseconds(), s.MaxTurns, s.Turns, orNil(s.PoolID), orNil(s.ReplicaID),
-		s.Budget.Tokens, s.Budget.Time.Milliseconds(), s.Budget.Cost, explicit)
+		s.Budget.Tokens, s.Budget.Time.Milliseconds(), s.Budget.Cost, s.Budget.Energy, explicit)
 }
 
 // charge adds what a task took to its budgets (ORCH-3099).
@@ -61,9 +61,9 @@ func (x *transaction) charge(c task.Charge, r task.Record) {
 		if r.ReplicaID != "" {
 			pool = r.Task.PoolID
 		}
-		x.last.Queue(`UPDATE session SET spent_tokens = spent_tokens + $1, spent_time_ms = spent_time_ms + $2, spent_cost = spent_cost + $3,
-			pool_id = coalesce($4, pool_id), replica_id = coalesce($5, replica_id) WHERE id = $6`,
-			a.Tokens, a.Time.Milliseconds(), a.Cost, orNil(pool), orNil(r.ReplicaID), []byte(c.SessionID))
+		x.last.Queue(`UPDATE session SET spent_tokens = spent_tokens + $1, spent_time_ms = spent_time_ms + $2, spent_cost = spent_cost + $3, spent_mj = spent_mj + $4,
+			pool_id = coalesce($5, pool_id), replica_id = coalesce($6, replica_id) WHERE id = $7`,
+			a.Tokens, a.Time.Milliseconds(), a.Cost, a.Energy, orNil(pool), orNil(r.ReplicaID), []byte(c.SessionID))
 	}
 	if c.Account == "" {
 		return
@@ -72,22 +72,22 @@ func (x *transaction) charge(c task.Charge, r task.Record) {
 		x.w.window = c.Window
 		x.last.Queue(`DELETE FROM spending WHERE window_ms < $1`, c.Window.UnixMilli())
 	}
-	x.last.Queue(`INSERT INTO spending AS s (account, window_ms, tokens, time_ms, cost) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (account, window_ms) DO UPDATE SET
-		tokens = s.tokens + excluded.tokens, time_ms = s.time_ms + excluded.time_ms, cost = s.cost + excluded.cost`,
-		[]byte(c.Account), c.Window.UnixMilli(), a.Tokens, a.Time.Milliseconds(), a.Cost)
+	x.last.Queue(`INSERT INTO spending AS s (account, window_ms, tokens, time_ms, cost, mj) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (account, window_ms) DO UPDATE SET
+		tokens = s.tokens + excluded.tokens, time_ms = s.time_ms + excluded.time_ms, cost = s.cost + excluded.cost, mj = s.mj + excluded.mj`,
+		[]byte(c.Account), c.Window.UnixMilli(), a.Tokens, a.Time.Milliseconds(), a.Cost, a.Energy)
 }
 
 // Sessions implements ledger.Ledger.
 func (r *Reader) Sessions(ctx context.Context) ([]task.Session, error) {
-	rows, err := r.query(ctx, `SELECT id, created_ms, ttl_ms, max_turns, turns, pool_id, replica_id, budget_tokens, budget_time_ms, budget_cost,
-		spent_tokens, spent_time_ms, spent_cost, explicit FROM session ORDER BY created_ms, id`)
+	rows, err := r.query(ctx, `SELECT id, created_ms, ttl_ms, max_turns, turns, pool_id, replica_id, budget_tokens, budget_time_ms, budget_cost, budget_mj,
+		spent_tokens, spent_time_ms, spent_cost, spent_mj, explicit FROM session ORDER BY created_ms, id`)
 	var found []task.Session
 	if err == nil {
 		found, err = pgx.AppendRows(found, rows, func(row pgx.CollectableRow) (s task.Session, err error) {
 			var id, pool, replica []byte
 			var created, ttl, budget, spent, explicit int64
-			err = row.Scan(&id, &created, &ttl, &s.MaxTurns, &s.Turns, &pool, &replica, &s.Budget.Tokens, &budget, &s.Budget.Cost,
-				&s.Spent.Tokens, &spent, &s.Spent.Cost, &explicit)
+			err = row.Scan(&id, &created, &ttl, &s.MaxTurns, &s.Turns, &pool, &replica, &s.Budget.Tokens, &budget, &s.Budget.Cost, &s.Budget.Energy,
+				&s.Spent.Tokens, &spent, &s.Spent.Cost, &s.Spent.Energy, &explicit)
 			s.ID, s.PoolID, s.ReplicaID, s.Explicit = string(id), string(pool), string(replica), explicit != 0
 			s.CreatedAt = entry.FromMS(sql.NullInt64{Int64: created, Valid: true})
 			s.TTL, s.Budget.Time, s.Spent.Time = milliseconds(ttl), milliseconds(budget), milliseconds(spent)
@@ -103,12 +103,12 @@ func (r *Reader) Sessions(ctx context.Context) ([]task.Session, error) {
 // Spent implements ledger.Ledger.
 func (r *Reader) Spent(ctx context.Context, window time.Time) (map[string]task.Amount, error) {
 	spent := map[string]task.Amount{}
-	rows, err := r.query(ctx, `SELECT account, tokens, time_ms, cost FROM spending WHERE window_ms = $1`, window.UnixMilli())
+	rows, err := r.query(ctx, `SELECT account, tokens, time_ms, cost, mj FROM spending WHERE window_ms = $1`, window.UnixMilli())
 	if err == nil {
 		var account []byte
 		var a task.Amount
 		var took int64
-		_, err = pgx.ForEachRow(rows, []any{&account, &a.Tokens, &took, &a.Cost}, func() error {
+		_, err = pgx.ForEachRow(rows, []any{&account, &a.Tokens, &took, &a.Cost, &a.Energy}, func() error {
 			a.Time = milliseconds(took)
 			spent[string(account)] = a
 			return nil
