@@ -100,6 +100,7 @@ func TestTLSOffThisMachine(t *testing.T) {
 
 // LO-703: with TLS the server's certificate is checked, and the tasks go through it.
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	s, err := server.New()
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })

@@ -205,6 +205,7 @@ func under(t *testing.T, l *Ledger, trouble func()) *told {
 
 // LO-704, LO-705: kill -9 of the database in the middle of writes loses nothing that was answered, and records nothing that was refused. The ledger goes on by itself.
 func TestAKilledDatabaseLosesNothing(t *testing.T) {
+	t.Parallel()
 	s, err := server.New()
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
@@ -226,6 +227,7 @@ func TestAKilledDatabaseLosesNothing(t *testing.T) {
 
 // LO-705: a connection that breaks in the middle of a commit is asked about, so that callers hear the truth.
 func TestACutConnectionTellsTheTruth(t *testing.T) {
+	t.Parallel()
 	p, err := server.NewProxy(db.Port)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.Close()) })
@@ -297,6 +299,7 @@ func (w *writer) committedBeside(t *testing.T, xid string) (bool, error) {
 
 // LO-704: a database that does not answer, as one that is paused or cut off without a word, is no reason to wait for ever.
 func TestADatabaseThatHangsIsLeft(t *testing.T) {
+	t.Parallel()
 	s, err := server.New()
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
@@ -315,6 +318,7 @@ func TestADatabaseThatHangsIsLeft(t *testing.T) {
 
 // LO-704: a database that is away at the start is waited for; one that stays away is named, with what to do.
 func TestAwayAtTheStart(t *testing.T) {
+	t.Parallel()
 	s, err := server.New()
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
