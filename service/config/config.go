@@ -29,6 +29,7 @@ type Config struct {
 	Rates           Rates                     `yaml:"rates" jsonschema_description:"How many tasks each API token may send, by priority. Beyond that a task is refused with 429."`
 	Sessions        Sessions                  `yaml:"sessions" jsonschema_description:"How long a session lives, and how many there are. POST /v1/sessions can ask for another time and number of turns."`
 	Budgets         Budgets                   `yaml:"budgets" jsonschema_description:"What tasks may take together. Beyond that they are refused with 429."`
+	Energy          Energy                    `yaml:"energy" jsonschema_description:"What electricity costs, for the cost of what the cards take for tasks. Only cards with a counter of their own tell that."`
 	Ledger          Ledger                    `yaml:"ledger" jsonschema_description:"The record of tasks in the data folder. Tasks without an outcome are always kept."`
 	Tracing         Tracing                   `yaml:"tracing" jsonschema_description:"Traces of tasks for an OpenTelemetry collector. Off by default."`
 	Stream          Stream                    `yaml:"stream" jsonschema_description:"How events are sent."`
@@ -164,15 +165,30 @@ type Budgets struct {
 type Budget struct {
 	Tokens int     `yaml:"tokens" jsonschema:"default=0,minimum=0,maximum=9007199254740991" jsonschema_description:"Tokens, in and out together; 0 means no bound."`
 	TimeMS int     `yaml:"time_ms" jsonschema:"default=0,minimum=0,maximum=9007199254740" jsonschema_description:"Milliseconds of decoding; 0 means no bound."`
-	Cost   float64 `yaml:"cost" jsonschema:"default=0,minimum=0,maximum=1000000000" jsonschema_description:"Cost, at the pools' prices; 0 means no bound."`
+	Cost   float64 `yaml:"cost" jsonschema:"default=0,minimum=0,maximum=1000000000" jsonschema_description:"Cost, at the pools' prices and that of electricity; 0 means no bound."`
+	Joules float64 `yaml:"joules" jsonschema:"default=0,minimum=0,maximum=1000000000000" jsonschema_description:"Joules that cards take for tasks, where they have a counter; 0 means no bound."`
 }
 
 // TokenBudget is a budget that renews.
 type TokenBudget struct {
 	Tokens int           `yaml:"tokens" jsonschema:"default=0,minimum=0,maximum=9007199254740991" jsonschema_description:"Tokens, in and out together; 0 means no bound."`
 	TimeMS int           `yaml:"time_ms" jsonschema:"default=0,minimum=0,maximum=9007199254740" jsonschema_description:"Milliseconds of decoding; 0 means no bound."`
-	Cost   float64       `yaml:"cost" jsonschema:"default=0,minimum=0,maximum=1000000000" jsonschema_description:"Cost, at the pools' prices; 0 means no bound."`
+	Cost   float64       `yaml:"cost" jsonschema:"default=0,minimum=0,maximum=1000000000" jsonschema_description:"Cost, at the pools' prices and that of electricity; 0 means no bound."`
+	Joules float64       `yaml:"joules" jsonschema:"default=0,minimum=0,maximum=1000000000000" jsonschema_description:"Joules that cards take for tasks, where they have a counter; 0 means no bound."`
 	Renew  time.Duration `yaml:"renew" jsonschema:"default=24h" jsonschema_description:"How often it renews. With 24h it renews at midnight UTC."`
+}
+
+// Energy is what electricity costs (LO-626).
+type Energy struct {
+	PricePerKWh float64 `yaml:"price_per_kwh" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"A kilowatt-hour. The unit is yours, and that of the pools' prices. 0: tasks are told no cost of their energy."`
+	Night       Night   `yaml:"night" jsonschema_description:"Another price for a part of each day. Left out: there is one price."`
+}
+
+// Night is the part of a day in which electricity has another price.
+type Night struct {
+	From        string  `yaml:"from" jsonschema:"pattern=^([01][0-9]|2[0-3]):[0-5][0-9]$" jsonschema_description:"When it begins, such as 22:00, in the time zone of this machine."`
+	To          string  `yaml:"to" jsonschema:"pattern=^([01][0-9]|2[0-3]):[0-5][0-9]$" jsonschema_description:"When it ends, such as 06:00."`
+	PricePerKWh float64 `yaml:"price_per_kwh" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"A kilowatt-hour in that time."`
 }
 
 // Ledger says how long finished tasks are remembered (LO-202).

@@ -1011,6 +1011,16 @@ export interface components {
             deleted_at?: string;
             tokens_in: number;
             tokens_out: number;
+            /**
+             * Format: double
+             * @description Joules that the cards took for the task, however it ended. Left out where that is not known.
+             */
+            energy_j?: number;
+            /**
+             * Format: double
+             * @description What these cost, at the configured price of electricity. Left out where there is none.
+             */
+            energy_cost?: number;
             last_event_id?: components["schemas"]["EventID"];
             end?: components["schemas"]["EndEvent"];
             error?: components["schemas"]["Error"];
@@ -1188,6 +1198,8 @@ export interface components {
             budget_time_remaining_ms?: number;
             /** Format: double */
             budget_cost_remaining?: number;
+            /** Format: double */
+            budget_joules_remaining?: number;
         };
         EndEvent: {
             tokens_in: number;
@@ -1205,6 +1217,16 @@ export interface components {
             /** @description The answer of an embedding or rerank task, as its workload defines it. */
             result?: unknown;
             receipt: components["schemas"]["Receipt"];
+            /**
+             * Format: double
+             * @description Joules that the cards took for the task, by their own counters, shared with what else they computed. Left out where that is not known.
+             */
+            energy_j?: number;
+            /**
+             * Format: double
+             * @description What these cost, at the configured price of electricity. Left out where there is none.
+             */
+            energy_cost?: number;
         };
         /** @description What the stream's bytes depend on, and what they are. */
         Receipt: {
@@ -1279,6 +1301,8 @@ export interface components {
             budget_time_remaining_ms?: number;
             /** Format: double */
             budget_cost_remaining?: number;
+            /** Format: double */
+            budget_joules_remaining?: number;
             /** Format: date-time */
             created_at: string;
         };
@@ -1311,6 +1335,11 @@ export interface components {
              * @description At the prices of the configuration.
              */
             cost?: number;
+            /**
+             * Format: double
+             * @description That cards take for tasks, as far as that is known.
+             */
+            joules?: number;
         };
         PoolModel: {
             id: string;
@@ -1591,6 +1620,11 @@ export interface components {
             temperature_c?: number;
             /** Format: double */
             power_w?: number;
+            /**
+             * Format: double
+             * @description Joules since the driver was loaded, by the card's own counter. Left out where it has none.
+             */
+            energy_j?: number;
             /** @description The replicas on this GPU, and other programs. */
             holders: components["schemas"]["VRAMHolder"][];
         };
@@ -2208,6 +2242,8 @@ export interface components {
         BudgetTime: number;
         /** @description Cost left in the session's budget, where it has one. */
         BudgetCost: number;
+        /** @description Joules left in the session's budget, where it has one. */
+        BudgetJoules: number;
     };
     pathItems: never;
 }
@@ -2292,6 +2328,7 @@ export interface operations {
                     "X-Budget-Tokens-Remaining": components["headers"]["BudgetTokens"];
                     "X-Budget-Time-Remaining-Ms": components["headers"]["BudgetTime"];
                     "X-Budget-Cost-Remaining": components["headers"]["BudgetCost"];
+                    "X-Budget-Joules-Remaining": components["headers"]["BudgetJoules"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -2522,6 +2559,7 @@ export interface operations {
                     "X-Budget-Tokens-Remaining": components["headers"]["BudgetTokens"];
                     "X-Budget-Time-Remaining-Ms": components["headers"]["BudgetTime"];
                     "X-Budget-Cost-Remaining": components["headers"]["BudgetCost"];
+                    "X-Budget-Joules-Remaining": components["headers"]["BudgetJoules"];
                     /** @description Path of the session. */
                     Location: string;
                     [name: string]: unknown;
@@ -2570,6 +2608,7 @@ export interface operations {
                     "X-Budget-Tokens-Remaining": components["headers"]["BudgetTokens"];
                     "X-Budget-Time-Remaining-Ms": components["headers"]["BudgetTime"];
                     "X-Budget-Cost-Remaining": components["headers"]["BudgetCost"];
+                    "X-Budget-Joules-Remaining": components["headers"]["BudgetJoules"];
                     [name: string]: unknown;
                 };
                 content: {

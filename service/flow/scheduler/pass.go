@@ -110,6 +110,7 @@ func (l *lane) pass(ctx context.Context, cancel context.CancelCauseFunc, j *job,
 		l.awaitIdle(j, s.lease)
 		return
 	}
+	l.idle(s)
 	s.lease.Release()
 	l.s.complete(j, &task.End{
 		DecodeTimeMS: since(began, o.Now()).Milliseconds(), FinishReason: task.FinishResult,

@@ -52,6 +52,7 @@ func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, 
 	l.traced(j, replica, now, err)
 	l.active()
 	if err == nil {
+		l.idle(s)
 		l.kept(ctx, j, t, warm, s, result)
 		if result.Cached > 0 {
 			o.Metrics.reused(*t, result.Cached, l.rates.prefill(replica.ID, result.Cached))

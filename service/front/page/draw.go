@@ -176,7 +176,7 @@ func (d *drawer) totals(ctx context.Context, pools []api.HealthView, gpus api.GP
 	if h.DiskFree > 0 {
 		l.add(ctx, "disk", figure("Host disk free", gib(h.DiskFree), "GiB"))
 	}
-	if b := d.views.Budget(); !b.Tokens.IsZero() || !b.TimeMS.IsZero() || !b.Cost.IsZero() {
+	if b := d.views.Budget(); !b.Tokens.IsZero() || !b.TimeMS.IsZero() || !b.Cost.IsZero() || !b.Joules.IsZero() {
 		l.add(ctx, "budget", figure("Token's budget left", budget(b), ""))
 	}
 	return group(l)

@@ -81,7 +81,7 @@ func (b *box) Pools() []api.HealthView {
 
 func (b *box) GPUs() api.GPUsView {
 	return api.GPUsView{GPUs: []api.GPUView{{
-		Name: evil, Healthy: true, LastError: evil, VRAMTotal: 24 << 30, VRAMUsed: 9 << 30, VRAMOther: 3 << 30, VRAMPromised: 2 << 30, VRAMFree: 13 << 30, TemperatureC: 41, PowerW: 32,
+		Name: evil, Healthy: true, LastError: evil, VRAMTotal: 24 << 30, VRAMUsed: 9 << 30, VRAMOther: 3 << 30, VRAMPromised: 2 << 30, VRAMFree: 13 << 30, TemperatureC: 41, PowerW: 32, EnergyJ: 9_000_000,
 		Holders: []api.HolderView{{ReplicaID: "r0", Used: 6 << 30}, {PID: 7, Used: 3 << 30}},
 	}}}
 }
@@ -211,7 +211,7 @@ func TestWhatComesFromOutsideIsText(t *testing.T) {
 		require.NotContains(t, page, never)
 	}
 	for _, shown := range []string{
-		"25 of 64 wait", "Host memory free", "12.0", "345.0", "4 of them batch", "40 %", "1 of 2 busy", "GPU 0", "box-b", "41 °C", "32 W", "other programs", "promised", "75 %", "off, on average", "told 50 %",
+		"25 of 64 wait", "Host memory free", "12.0", "345.0", "4 of them batch", "40 %", "1 of 2 busy", "GPU 0", "box-b", "41 °C", "32 W", "2.5 kWh", "other programs", "promised", "75 %", "off, on average", "told 50 %",
 		"50 %", "70 tokens", "cost 1.5", "1 m 30 s", "1 MiB of 4 MiB", "25 %", "and 5 more in the queue of", "decode", "INTERNAL",
 	} {
 		require.Contains(t, page, shown)

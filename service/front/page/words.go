@@ -134,6 +134,9 @@ func budget(b task.Budgets) string {
 	if !b.Cost.IsZero() {
 		parts = append(parts, fmt.Sprintf("cost %.4g", b.Cost.Left))
 	}
+	if !b.Joules.IsZero() {
+		parts = append(parts, fmt.Sprintf("%.0f J", b.Joules.Left))
+	}
 	if len(parts) == 0 {
 		return "not bounded"
 	}

@@ -15,6 +15,11 @@ function state(word) {
   return e;
 }
 
+function energy(t) {
+  if (t.energy_j === undefined) return "";
+  return t.energy_j.toFixed(1) + " J" + (t.energy_cost === undefined ? "" : ", at a cost of " + t.energy_cost.toPrecision(3));
+}
+
 function cell(name, content, kind = "") {
   const td = make("td", undefined, { "data-name": name, class: kind });
   td.append(content);
@@ -112,7 +117,7 @@ export async function showTask(id) {
       ["State", state(t.state)], ["Model", t.model_ref], ["Pool", t.pool_id], ["Replica", t.replica_id], ["Sent by", t.actor],
       ["Accepted", new Date(t.accepted_at).toLocaleString()], ["Started", t.started_at && new Date(t.started_at).toLocaleString()],
       ["Ended", t.finished_at && new Date(t.finished_at).toLocaleString()], ["Position", t.state === "queued" ? String(t.queue_position) : ""],
-      ["Tokens", t.tokens_in + " in, " + t.tokens_out + " out"], ["Finish", t.end?.finish_reason], ["Error", t.error && t.error.code + ": " + t.error.message],
+      ["Tokens", t.tokens_in + " in, " + t.tokens_out + " out"], ["Energy", energy(t)], ["Finish", t.end?.finish_reason], ["Error", t.error && t.error.code + ": " + t.error.message],
     ]));
     if (again?.id === id && !live) {
       said.textContent = !receipt || !again.sha ? "It ended without a receipt, so there is nothing to compare." :

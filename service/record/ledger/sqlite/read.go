@@ -78,7 +78,7 @@ func (r *Reader) prepare(ctx context.Context) error {
 		&r.proven:        everything + ` WHERE substr(t.proof_sum, 1, 8) = substr(?1, 1, 8) AND t.proof_sum = ?1 ORDER BY t.seq LIMIT 1`,
 		&r.deleted:       `SELECT t.id FROM json_each(?) wanted JOIN task t ON t.id = wanted.value WHERE t.deleted_ms IS NOT NULL ORDER BY wanted.key`,
 		&r.sessions:      sessionRows,
-		&r.spent:         `SELECT account, tokens, time_ms, cost FROM spending WHERE window_ms = ?`,
+		&r.spent:         `SELECT account, tokens, time_ms, cost, mj FROM spending WHERE window_ms = ?`,
 	} {
 		stmt, err := r.db.PrepareContext(ctx, text)
 		if err != nil {
