@@ -9,7 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"go.uber.org/zap/zapcore"
@@ -68,24 +71,31 @@ func (h control) StreamLogs(ctx context.Context, p gen.StreamLogsParams, w http.
 	if err := out.past(reader, p.Last.Or(defaultLines)); err != nil || !p.Follow.Or(true) {
 		return nil // a client that is gone, where the answer has begun
 	}
+	call, sent := gate.CallFrom(ctx), time.Now()
 	for {
-		waiting, stop := context.WithTimeout(ctx, logKeepAlive)
+		waiting, stop := context.WithDeadline(ctx, sent.Add(logKeepAlive))
 		line, err := reader.Next(waiting)
 		stop()
-		switch {
-		case ctx.Err() != nil, errors.Is(err, io.EOF):
+		if ctx.Err() != nil || errors.Is(err, io.EOF) || call.Over() {
 			return nil
-		case err != nil: // nothing was said for a while
-			err = out.send([]byte(": keep-alive\n\n"))
-		default:
-			var text []byte
-			if text, err = out.event(nil, line); err == nil && len(text) > 0 {
-				err = out.send(text)
+		}
+		quiet := err != nil || time.Since(sent) >= logKeepAlive // there may be lines all the time that the client does not want
+		var text []byte
+		if err == nil {
+			if text, err = out.event(nil, line); err != nil {
+				return nil
 			}
 		}
-		if err != nil {
+		if len(text) == 0 && quiet {
+			text = []byte(": keep-alive\n\n")
+		}
+		if len(text) == 0 {
+			continue
+		}
+		if out.send(text) != nil {
 			return nil
 		}
+		sent = time.Now()
 	}
 }
 
@@ -144,12 +154,12 @@ func (s *logStream) send(text []byte) error {
 type wanted struct {
 	level        zapcore.Level
 	pool, id     string
-	text         []byte // in small letters
+	text         string // in small letters
 	needsContent bool
 }
 
 func newWanted(p gen.StreamLogsParams) wanted {
-	want := wanted{level: zapcore.DebugLevel, pool: string(p.PoolID.Value), id: string(p.TaskID.Value), text: bytes.ToLower([]byte(p.Text.Value))}
+	want := wanted{level: zapcore.DebugLevel, pool: string(p.PoolID.Value), id: string(p.TaskID.Value), text: strings.ToLower(p.Text.Value)}
 	if p.Level.Set {
 		_ = want.level.UnmarshalText([]byte(p.Level.Value)) // the contract's names are zap's
 	}
@@ -159,7 +169,7 @@ func newWanted(p gen.StreamLogsParams) wanted {
 
 // has reports whether a line of JSON is about what is wanted. A task may be named by its short id too.
 func (w wanted) has(line []byte) bool {
-	if len(w.text) > 0 && !bytes.Contains(bytes.ToLower(line), w.text) {
+	if w.text != "" && !w.says(line) {
 		return false
 	}
 	if !w.needsContent {
@@ -175,4 +185,26 @@ func (w wanted) has(line []byte) bool {
 		return false
 	}
 	return (w.pool == "" || about.PoolID == w.pool) && (w.id == "" || about.JobID == w.id || about.TaskID == w.id || about.Task == w.id)
+}
+
+// says reports whether a value of the line has the text. The names of its fields are not searched, nor is its time.
+func (w wanted) says(line []byte) bool {
+	from := json.NewDecoder(bytes.NewReader(line))
+	from.UseNumber() // as it is written
+	var fields map[string]any
+	if from.Decode(&fields) != nil {
+		return false
+	}
+	delete(fields, "ts")
+	return w.within(fields)
+}
+
+func (w wanted) within(value any) bool {
+	switch v := value.(type) {
+	case map[string]any:
+		return slices.ContainsFunc(slices.Collect(maps.Values(v)), w.within)
+	case []any:
+		return slices.ContainsFunc(v, w.within)
+	}
+	return strings.Contains(strings.ToLower(fmt.Sprint(value)), w.text)
 }
