@@ -22,7 +22,8 @@ func (f *Front) events(w http.ResponseWriter, r *http.Request) error {
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no")
-	if gate.CallFrom(r.Context()).Head { // the page asks whether it may still follow
+	call := gate.CallFrom(r.Context())
+	if call.Head { // the page asks whether it may still follow
 		return nil
 	}
 	sign, leave, err := f.live.follow()
@@ -42,7 +43,7 @@ func (f *Front) events(w http.ResponseWriter, r *http.Request) error {
 	alive := time.NewTicker(aliveEvery)
 	defer alive.Stop()
 	seen := cmp.Or(r.Header.Get("Last-Event-ID"), r.URL.Query().Get("after"))
-	for {
+	for !call.Over() {
 		patches, known := f.live.since(seen)
 		if !known {
 			patches = append(patches, f.live.all())
@@ -64,4 +65,5 @@ func (f *Front) events(w http.ResponseWriter, r *http.Request) error {
 			return nil
 		}
 	}
+	return nil
 }

@@ -59,7 +59,7 @@ document.forms["tasks-form"].addEventListener("submit", (event) => { event.preve
 document.getElementById("tasks-more").addEventListener("click", () => draw(page));
 
 const dialog = document.getElementById("task"), body = document.getElementById("task-body"), said = document.getElementById("task-said");
-let open = null, later;
+let open = null, later, wanted = ""; // open is the task that is shown, wanted the id of the one to be shown
 
 function facts(pairs) {
   const dl = make("dl");
@@ -73,21 +73,27 @@ function facts(pairs) {
 }
 
 export async function showTask(id) {
+  wanted = id;
+  clearTimeout(later);
   const proof = document.getElementById("task-proof");
   if (!dialog.open || open?.task_id !== id) {
+    open = null;
     said.textContent = "";
     document.getElementById("task-title").textContent = "Task " + id;
     body.replaceChildren(make("p", "…"));
     proof.hidden = true;
+    for (const name of ["cancel", "replay"]) dialog.querySelector(`[data-do=${name}]`).hidden = true;
   }
   if (!dialog.open) dialog.showModal();
   try {
-    const t = open = await call("GET", "/v1/tasks/" + encodeURIComponent(id));
+    const t = await call("GET", "/v1/tasks/" + encodeURIComponent(id));
+    if (wanted !== id) return; // another one was asked for meanwhile
+    open = t;
     const live = t.state === "queued" || t.state === "running";
     dialog.querySelector("[data-do=cancel]").hidden = !live;
     dialog.querySelector("[data-do=replay]").hidden = live;
     const receipt = t.end?.receipt;
-    clearTimeout(later);
+    clearTimeout(later); // of a call that came before this one
     if (live) later = setTimeout(() => { if (dialog.open && open === t) showTask(id); }, 1000);
     body.replaceChildren(facts([
       ["State", state(t.state)], ["Model", t.model_ref], ["Pool", t.pool_id], ["Replica", t.replica_id], ["Sent by", t.actor],
@@ -105,25 +111,30 @@ export async function showTask(id) {
       }
     }
   } catch (error) {
-    body.replaceChildren(make("p", error.message, { class: "problem" }));
+    if (wanted === id) body.replaceChildren(make("p", error.message, { class: "problem" }));
   }
 }
 
+// Each acts on the task that was shown when its button was pressed, and shows what came of it unless another one is wanted by then.
 const acts = {
   close: () => dialog.close(),
-  async cancel() {
-    const r = await call("POST", "/v1/tasks/" + encodeURIComponent(open.task_id) + "/cancel");
-    await showTask(open.task_id);
-    said.textContent = "The task is " + r.outcome + ".";
-  },
-  async replay() {
-    const t = await call("POST", "/v1/tasks", JSON.stringify({ model_ref: open.model_ref, workload: open.workload, replay_of: open.task_id, seed: open.seed, determinism: open.determinism }));
-    const before = open.end?.receipt;
+  async cancel(t) {
+    const r = await call("POST", "/v1/tasks/" + encodeURIComponent(t.task_id) + "/cancel");
+    if (wanted !== t.task_id) return;
     await showTask(t.task_id);
-    said.textContent = "Sent again. Its transcript should be " + (before ? before.transcript_sha256.slice(0, 12) + "…" : "as before") + (open.determinism === "strict" ? "." : ", but this task is best effort.");
+    if (wanted === t.task_id) said.textContent = "The task is " + r.outcome + ".";
   },
-  async why() {
-    const e = await call("POST", "/v1/placement/explain", JSON.stringify({ model_ref: open.model_ref, workload: open.workload, determinism: open.determinism }));
+  async replay(t) {
+    const again = await call("POST", "/v1/tasks", JSON.stringify({ model_ref: t.model_ref, workload: t.workload, replay_of: t.task_id, seed: t.seed, determinism: t.determinism }));
+    if (wanted !== t.task_id) return;
+    const before = t.end?.receipt;
+    await showTask(again.task_id);
+    if (wanted !== again.task_id) return;
+    said.textContent = "Sent again. Its transcript should be " + (before ? before.transcript_sha256.slice(0, 12) + "…" : "as before") + (t.determinism === "strict" ? "." : ", but this task is best effort.");
+  },
+  async why(t) {
+    const e = await call("POST", "/v1/placement/explain", JSON.stringify({ model_ref: t.model_ref, workload: t.workload, determinism: t.determinism }));
+    if (wanted !== t.task_id) return;
     const ul = make("ul", undefined, { class: "plain" });
     for (const c of e.candidates) {
       const li = make("li");
@@ -139,10 +150,11 @@ const acts = {
 
 dialog.addEventListener("click", async (event) => {
   const what = event.target.closest("[data-do]")?.dataset.do;
-  if (!what) return;
+  if (!what || what !== "close" && !open) return;
+  const of = wanted;
   try {
-    await acts[what]();
+    await acts[what](open);
   } catch (error) {
-    said.textContent = error.message;
+    if (wanted === of) said.textContent = error.message;
   }
 });
