@@ -63,7 +63,7 @@ func TestEveryCommandThatIsNamedExists(t *testing.T) {
 func unknownIn(node *kong.Node, line string) string {
 	line, _, _ = strings.Cut(line, " #")
 	line, _, _ = strings.Cut(line, " | ")
-	for _, word := range strings.Fields(line) {
+	for _, word := range strings.FieldsSeq(line) {
 		switch name, _, _ := strings.Cut(word, "="); {
 		case strings.HasPrefix(name, "--"):
 			if name != "--" && !hasFlag(node, strings.TrimPrefix(strings.Trim(name, "]),.:\""), "--")) {

@@ -118,8 +118,8 @@ func TestCloseWaitsForTheFile(t *testing.T) {
 	require.Equal(t, "line\n", out.takes(nil), "the output takes it meanwhile")
 	b.eventually(t, func() bool { return b.idle })
 	select {
-	case <-closed:
-		require.Fail(t, "the file is being written")
+	case err := <-closed:
+		require.Fail(t, "the file is being written", "%v", err)
 	default:
 	}
 	read()
