@@ -1184,12 +1184,19 @@ func (s *Budget) encodeFields(e *jx.Encoder) {
 			s.Cost.Encode(e)
 		}
 	}
+	{
+		if s.Joules.Set {
+			e.FieldStart("joules")
+			s.Joules.Encode(e)
+		}
+	}
 }
 
-var jsonFieldsNameOfBudget = [3]string{
+var jsonFieldsNameOfBudget = [4]string{
 	0: "tokens",
 	1: "time_ms",
 	2: "cost",
+	3: "joules",
 }
 
 // Decode decodes Budget from json.
@@ -1229,6 +1236,16 @@ func (s *Budget) Decode(d *jx.Decoder) error {
 				return nil
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"cost\"")
+			}
+		case "joules":
+			if err := func() error {
+				s.Joules.Reset()
+				if err := s.Joules.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"joules\"")
 			}
 		default:
 			return errors.Errorf("unexpected field %q", k)
@@ -2701,9 +2718,21 @@ func (s *EndEvent) encodeFields(e *jx.Encoder) {
 		e.FieldStart("receipt")
 		s.Receipt.Encode(e)
 	}
+	{
+		if s.EnergyJ.Set {
+			e.FieldStart("energy_j")
+			s.EnergyJ.Encode(e)
+		}
+	}
+	{
+		if s.EnergyCost.Set {
+			e.FieldStart("energy_cost")
+			s.EnergyCost.Encode(e)
+		}
+	}
 }
 
-var jsonFieldsNameOfEndEvent = [7]string{
+var jsonFieldsNameOfEndEvent = [9]string{
 	0: "tokens_in",
 	1: "tokens_out",
 	2: "decode_time_ms",
@@ -2711,6 +2740,8 @@ var jsonFieldsNameOfEndEvent = [7]string{
 	4: "tool_calls",
 	5: "result",
 	6: "receipt",
+	7: "energy_j",
+	8: "energy_cost",
 }
 
 // Decode decodes EndEvent from json.
@@ -2718,7 +2749,7 @@ func (s *EndEvent) Decode(d *jx.Decoder) error {
 	if s == nil {
 		return errors.New("invalid: unable to decode EndEvent to nil")
 	}
-	var requiredBitSet [1]uint8
+	var requiredBitSet [2]uint8
 
 	if err := d.ObjBytes(func(d *jx.Decoder, k []byte) error {
 		switch string(k) {
@@ -2806,6 +2837,26 @@ func (s *EndEvent) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"receipt\"")
 			}
+		case "energy_j":
+			if err := func() error {
+				s.EnergyJ.Reset()
+				if err := s.EnergyJ.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"energy_j\"")
+			}
+		case "energy_cost":
+			if err := func() error {
+				s.EnergyCost.Reset()
+				if err := s.EnergyCost.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"energy_cost\"")
+			}
 		default:
 			return d.Skip()
 		}
@@ -2815,8 +2866,9 @@ func (s *EndEvent) Decode(d *jx.Decoder) error {
 	}
 	// Validate required fields.
 	var failures []validate.FieldError
-	for i, mask := range [1]uint8{
+	for i, mask := range [2]uint8{
 		0b01001111,
+		0b00000000,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.
@@ -4875,6 +4927,12 @@ func (s *GPU) encodeFields(e *jx.Encoder) {
 		}
 	}
 	{
+		if s.EnergyJ.Set {
+			e.FieldStart("energy_j")
+			s.EnergyJ.Encode(e)
+		}
+	}
+	{
 		e.FieldStart("holders")
 		e.ArrStart()
 		for _, elem := range s.Holders {
@@ -4884,7 +4942,7 @@ func (s *GPU) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfGPU = [15]string{
+var jsonFieldsNameOfGPU = [16]string{
 	0:  "index",
 	1:  "uuid",
 	2:  "name",
@@ -4899,7 +4957,8 @@ var jsonFieldsNameOfGPU = [15]string{
 	11: "utilization",
 	12: "temperature_c",
 	13: "power_w",
-	14: "holders",
+	14: "energy_j",
+	15: "holders",
 }
 
 // Decode decodes GPU from json.
@@ -5073,8 +5132,18 @@ func (s *GPU) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"power_w\"")
 			}
+		case "energy_j":
+			if err := func() error {
+				s.EnergyJ.Reset()
+				if err := s.EnergyJ.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"energy_j\"")
+			}
 		case "holders":
-			requiredBitSet[1] |= 1 << 6
+			requiredBitSet[1] |= 1 << 7
 			if err := func() error {
 				s.Holders = make([]VRAMHolder, 0)
 				if err := d.Arr(func(d *jx.Decoder) error {
@@ -5102,7 +5171,7 @@ func (s *GPU) Decode(d *jx.Decoder) error {
 	var failures []validate.FieldError
 	for i, mask := range [2]uint8{
 		0b11011111,
-		0b01001111,
+		0b10001111,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.
@@ -12765,12 +12834,18 @@ func (s *Session) encodeFields(e *jx.Encoder) {
 		}
 	}
 	{
+		if s.BudgetJoulesRemaining.Set {
+			e.FieldStart("budget_joules_remaining")
+			s.BudgetJoulesRemaining.Encode(e)
+		}
+	}
+	{
 		e.FieldStart("created_at")
 		json.EncodeTimeFormat(e, s.CreatedAt, "2006-01-02T15:04:05.000Z07:00")
 	}
 }
 
-var jsonFieldsNameOfSession = [12]string{
+var jsonFieldsNameOfSession = [13]string{
 	0:  "session_id",
 	1:  "pool_id",
 	2:  "replica_id",
@@ -12782,7 +12857,8 @@ var jsonFieldsNameOfSession = [12]string{
 	8:  "budget_tokens_remaining",
 	9:  "budget_time_remaining_ms",
 	10: "budget_cost_remaining",
-	11: "created_at",
+	11: "budget_joules_remaining",
+	12: "created_at",
 }
 
 // Decode decodes Session from json.
@@ -12912,8 +12988,18 @@ func (s *Session) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"budget_cost_remaining\"")
 			}
+		case "budget_joules_remaining":
+			if err := func() error {
+				s.BudgetJoulesRemaining.Reset()
+				if err := s.BudgetJoulesRemaining.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"budget_joules_remaining\"")
+			}
 		case "created_at":
-			requiredBitSet[1] |= 1 << 3
+			requiredBitSet[1] |= 1 << 4
 			if err := func() error {
 				v, err := json.DecodeTimeFormat(d, "2006-01-02T15:04:05.000Z07:00")
 				s.CreatedAt = v
@@ -12935,7 +13021,7 @@ func (s *Session) Decode(d *jx.Decoder) error {
 	var failures []validate.FieldError
 	for i, mask := range [2]uint8{
 		0b01111001,
-		0b00001000,
+		0b00010000,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.
@@ -14380,6 +14466,18 @@ func (s *TaskStatus) encodeFields(e *jx.Encoder) {
 		e.Int(s.TokensOut)
 	}
 	{
+		if s.EnergyJ.Set {
+			e.FieldStart("energy_j")
+			s.EnergyJ.Encode(e)
+		}
+	}
+	{
+		if s.EnergyCost.Set {
+			e.FieldStart("energy_cost")
+			s.EnergyCost.Encode(e)
+		}
+	}
+	{
 		if s.LastEventID.Set {
 			e.FieldStart("last_event_id")
 			s.LastEventID.Encode(e)
@@ -14399,7 +14497,7 @@ func (s *TaskStatus) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfTaskStatus = [22]string{
+var jsonFieldsNameOfTaskStatus = [24]string{
 	0:  "task_id",
 	1:  "state",
 	2:  "pool_id",
@@ -14419,9 +14517,11 @@ var jsonFieldsNameOfTaskStatus = [22]string{
 	16: "deleted_at",
 	17: "tokens_in",
 	18: "tokens_out",
-	19: "last_event_id",
-	20: "end",
-	21: "error",
+	19: "energy_j",
+	20: "energy_cost",
+	21: "last_event_id",
+	22: "end",
+	23: "error",
 }
 
 // Decode decodes TaskStatus from json.
@@ -14634,6 +14734,26 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 				return nil
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"tokens_out\"")
+			}
+		case "energy_j":
+			if err := func() error {
+				s.EnergyJ.Reset()
+				if err := s.EnergyJ.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"energy_j\"")
+			}
+		case "energy_cost":
+			if err := func() error {
+				s.EnergyCost.Reset()
+				if err := s.EnergyCost.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"energy_cost\"")
 			}
 		case "last_event_id":
 			if err := func() error {

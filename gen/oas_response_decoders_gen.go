@@ -1349,6 +1349,68 @@ func decodeCreateSessionResponse(resp *http.Response) (res *SessionHeaders, _ er
 					return res, errors.Wrap(err, "parse X-Budget-Cost-Remaining header")
 				}
 			}
+			// Parse "X-Budget-Joules-Remaining" header.
+			{
+				cfg := uri.HeaderParameterDecodingConfig{
+					Name:    "X-Budget-Joules-Remaining",
+					Explode: false,
+				}
+				if err := func() error {
+					if err := h.HasParam(cfg); err == nil {
+						if err := h.DecodeParam(cfg, func(d uri.Decoder) error {
+							var wrapperDotXBudgetJoulesRemainingVal float64
+							if err := func() error {
+								val, err := d.DecodeValue()
+								if err != nil {
+									return err
+								}
+
+								c, err := conv.ToFloat64(val)
+								if err != nil {
+									return err
+								}
+
+								wrapperDotXBudgetJoulesRemainingVal = c
+								return nil
+							}(); err != nil {
+								return err
+							}
+							wrapper.XBudgetJoulesRemaining.SetTo(wrapperDotXBudgetJoulesRemainingVal)
+							return nil
+						}); err != nil {
+							return err
+						}
+						if err := func() error {
+							if value, ok := wrapper.XBudgetJoulesRemaining.Get(); ok {
+								if err := func() error {
+									if err := (validate.Float{
+										MinSet:        true,
+										Min:           0,
+										MaxSet:        true,
+										Max:           1e+12,
+										MinExclusive:  false,
+										MaxExclusive:  false,
+										MultipleOfSet: false,
+										MultipleOf:    nil,
+										Pattern:       nil,
+									}).Validate(float64(value)); err != nil {
+										return errors.Wrap(err, "float")
+									}
+									return nil
+								}(); err != nil {
+									return err
+								}
+							}
+							return nil
+						}(); err != nil {
+							return err
+						}
+					}
+					return nil
+				}(); err != nil {
+					return res, errors.Wrap(err, "parse X-Budget-Joules-Remaining header")
+				}
+			}
 			// Parse "X-Budget-Time-Remaining-Ms" header.
 			{
 				cfg := uri.HeaderParameterDecodingConfig{
@@ -1942,6 +2004,68 @@ func decodeCreateTaskResponse(resp *http.Response) (res *AdmissionHeaders, _ err
 					return nil
 				}(); err != nil {
 					return res, errors.Wrap(err, "parse X-Budget-Cost-Remaining header")
+				}
+			}
+			// Parse "X-Budget-Joules-Remaining" header.
+			{
+				cfg := uri.HeaderParameterDecodingConfig{
+					Name:    "X-Budget-Joules-Remaining",
+					Explode: false,
+				}
+				if err := func() error {
+					if err := h.HasParam(cfg); err == nil {
+						if err := h.DecodeParam(cfg, func(d uri.Decoder) error {
+							var wrapperDotXBudgetJoulesRemainingVal float64
+							if err := func() error {
+								val, err := d.DecodeValue()
+								if err != nil {
+									return err
+								}
+
+								c, err := conv.ToFloat64(val)
+								if err != nil {
+									return err
+								}
+
+								wrapperDotXBudgetJoulesRemainingVal = c
+								return nil
+							}(); err != nil {
+								return err
+							}
+							wrapper.XBudgetJoulesRemaining.SetTo(wrapperDotXBudgetJoulesRemainingVal)
+							return nil
+						}); err != nil {
+							return err
+						}
+						if err := func() error {
+							if value, ok := wrapper.XBudgetJoulesRemaining.Get(); ok {
+								if err := func() error {
+									if err := (validate.Float{
+										MinSet:        true,
+										Min:           0,
+										MaxSet:        true,
+										Max:           1e+12,
+										MinExclusive:  false,
+										MaxExclusive:  false,
+										MultipleOfSet: false,
+										MultipleOf:    nil,
+										Pattern:       nil,
+									}).Validate(float64(value)); err != nil {
+										return errors.Wrap(err, "float")
+									}
+									return nil
+								}(); err != nil {
+									return err
+								}
+							}
+							return nil
+						}(); err != nil {
+							return err
+						}
+					}
+					return nil
+				}(); err != nil {
+					return res, errors.Wrap(err, "parse X-Budget-Joules-Remaining header")
 				}
 			}
 			// Parse "X-Budget-Time-Remaining-Ms" header.
@@ -7165,6 +7289,68 @@ func decodeGetSessionResponse(resp *http.Response) (res *GetSessionOKHeaders, _ 
 					return nil
 				}(); err != nil {
 					return res, errors.Wrap(err, "parse X-Budget-Cost-Remaining header")
+				}
+			}
+			// Parse "X-Budget-Joules-Remaining" header.
+			{
+				cfg := uri.HeaderParameterDecodingConfig{
+					Name:    "X-Budget-Joules-Remaining",
+					Explode: false,
+				}
+				if err := func() error {
+					if err := h.HasParam(cfg); err == nil {
+						if err := h.DecodeParam(cfg, func(d uri.Decoder) error {
+							var wrapperDotXBudgetJoulesRemainingVal float64
+							if err := func() error {
+								val, err := d.DecodeValue()
+								if err != nil {
+									return err
+								}
+
+								c, err := conv.ToFloat64(val)
+								if err != nil {
+									return err
+								}
+
+								wrapperDotXBudgetJoulesRemainingVal = c
+								return nil
+							}(); err != nil {
+								return err
+							}
+							wrapper.XBudgetJoulesRemaining.SetTo(wrapperDotXBudgetJoulesRemainingVal)
+							return nil
+						}); err != nil {
+							return err
+						}
+						if err := func() error {
+							if value, ok := wrapper.XBudgetJoulesRemaining.Get(); ok {
+								if err := func() error {
+									if err := (validate.Float{
+										MinSet:        true,
+										Min:           0,
+										MaxSet:        true,
+										Max:           1e+12,
+										MinExclusive:  false,
+										MaxExclusive:  false,
+										MultipleOfSet: false,
+										MultipleOf:    nil,
+										Pattern:       nil,
+									}).Validate(float64(value)); err != nil {
+										return errors.Wrap(err, "float")
+									}
+									return nil
+								}(); err != nil {
+									return err
+								}
+							}
+							return nil
+						}(); err != nil {
+							return err
+						}
+					}
+					return nil
+				}(); err != nil {
+					return res, errors.Wrap(err, "parse X-Budget-Joules-Remaining header")
 				}
 			}
 			// Parse "X-Budget-Time-Remaining-Ms" header.

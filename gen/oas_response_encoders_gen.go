@@ -137,7 +137,7 @@ func encodeCreateModelResponse(response *ModelHeaders, w http.ResponseWriter) er
 
 func encodeCreateSessionResponse(response *SessionHeaders, w http.ResponseWriter) error {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	w.Header().Set("Access-Control-Expose-Headers", "Location,X-Budget-Cost-Remaining,X-Budget-Time-Remaining-Ms,X-Budget-Tokens-Remaining,X-Correlation-Id")
+	w.Header().Set("Access-Control-Expose-Headers", "Location,X-Budget-Cost-Remaining,X-Budget-Joules-Remaining,X-Budget-Time-Remaining-Ms,X-Budget-Tokens-Remaining,X-Correlation-Id")
 	// Encoding response headers.
 	{
 		h := uri.NewHeaderEncoder(w.Header())
@@ -166,6 +166,21 @@ func encodeCreateSessionResponse(response *SessionHeaders, w http.ResponseWriter
 				return nil
 			}); err != nil {
 				return errors.Wrap(err, "encode X-Budget-Cost-Remaining header")
+			}
+		}
+		// Encode "X-Budget-Joules-Remaining" header.
+		{
+			cfg := uri.HeaderParameterEncodingConfig{
+				Name:    "X-Budget-Joules-Remaining",
+				Explode: false,
+			}
+			if err := h.EncodeParam(cfg, func(e uri.Encoder) error {
+				if val, ok := response.XBudgetJoulesRemaining.Get(); ok {
+					return e.EncodeValue(conv.Float64ToString(val))
+				}
+				return nil
+			}); err != nil {
+				return errors.Wrap(err, "encode X-Budget-Joules-Remaining header")
 			}
 		}
 		// Encode "X-Budget-Time-Remaining-Ms" header.
@@ -227,7 +242,7 @@ func encodeCreateSessionResponse(response *SessionHeaders, w http.ResponseWriter
 
 func encodeCreateTaskResponse(response *AdmissionHeaders, w http.ResponseWriter) error {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	w.Header().Set("Access-Control-Expose-Headers", "Location,X-Budget-Cost-Remaining,X-Budget-Time-Remaining-Ms,X-Budget-Tokens-Remaining,X-Correlation-Id")
+	w.Header().Set("Access-Control-Expose-Headers", "Location,X-Budget-Cost-Remaining,X-Budget-Joules-Remaining,X-Budget-Time-Remaining-Ms,X-Budget-Tokens-Remaining,X-Correlation-Id")
 	// Encoding response headers.
 	{
 		h := uri.NewHeaderEncoder(w.Header())
@@ -256,6 +271,21 @@ func encodeCreateTaskResponse(response *AdmissionHeaders, w http.ResponseWriter)
 				return nil
 			}); err != nil {
 				return errors.Wrap(err, "encode X-Budget-Cost-Remaining header")
+			}
+		}
+		// Encode "X-Budget-Joules-Remaining" header.
+		{
+			cfg := uri.HeaderParameterEncodingConfig{
+				Name:    "X-Budget-Joules-Remaining",
+				Explode: false,
+			}
+			if err := h.EncodeParam(cfg, func(e uri.Encoder) error {
+				if val, ok := response.XBudgetJoulesRemaining.Get(); ok {
+					return e.EncodeValue(conv.Float64ToString(val))
+				}
+				return nil
+			}); err != nil {
+				return errors.Wrap(err, "encode X-Budget-Joules-Remaining header")
 			}
 		}
 		// Encode "X-Budget-Time-Remaining-Ms" header.
@@ -706,7 +736,7 @@ func encodeGetReadinessResponse(response *HealthHeaders, w http.ResponseWriter) 
 
 func encodeGetSessionResponse(response *GetSessionOKHeaders, w http.ResponseWriter) error {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
-	w.Header().Set("Access-Control-Expose-Headers", "X-Budget-Cost-Remaining,X-Budget-Time-Remaining-Ms,X-Budget-Tokens-Remaining,X-Correlation-Id")
+	w.Header().Set("Access-Control-Expose-Headers", "X-Budget-Cost-Remaining,X-Budget-Joules-Remaining,X-Budget-Time-Remaining-Ms,X-Budget-Tokens-Remaining,X-Correlation-Id")
 	// Encoding response headers.
 	{
 		h := uri.NewHeaderEncoder(w.Header())
@@ -723,6 +753,21 @@ func encodeGetSessionResponse(response *GetSessionOKHeaders, w http.ResponseWrit
 				return nil
 			}); err != nil {
 				return errors.Wrap(err, "encode X-Budget-Cost-Remaining header")
+			}
+		}
+		// Encode "X-Budget-Joules-Remaining" header.
+		{
+			cfg := uri.HeaderParameterEncodingConfig{
+				Name:    "X-Budget-Joules-Remaining",
+				Explode: false,
+			}
+			if err := h.EncodeParam(cfg, func(e uri.Encoder) error {
+				if val, ok := response.XBudgetJoulesRemaining.Get(); ok {
+					return e.EncodeValue(conv.Float64ToString(val))
+				}
+				return nil
+			}); err != nil {
+				return errors.Wrap(err, "encode X-Budget-Joules-Remaining header")
 			}
 		}
 		// Encode "X-Budget-Time-Remaining-Ms" header.

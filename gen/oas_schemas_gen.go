@@ -105,6 +105,7 @@ func (s *Admission) SetDeterminism(val Determinism) {
 type AdmissionHeaders struct {
 	Location               string
 	XBudgetCostRemaining   OptFloat64
+	XBudgetJoulesRemaining OptFloat64
 	XBudgetTimeRemainingMs OptInt64
 	XBudgetTokensRemaining OptInt64
 	XCorrelationID         OptString
@@ -119,6 +120,11 @@ func (s *AdmissionHeaders) GetLocation() string {
 // GetXBudgetCostRemaining returns the value of XBudgetCostRemaining.
 func (s *AdmissionHeaders) GetXBudgetCostRemaining() OptFloat64 {
 	return s.XBudgetCostRemaining
+}
+
+// GetXBudgetJoulesRemaining returns the value of XBudgetJoulesRemaining.
+func (s *AdmissionHeaders) GetXBudgetJoulesRemaining() OptFloat64 {
+	return s.XBudgetJoulesRemaining
 }
 
 // GetXBudgetTimeRemainingMs returns the value of XBudgetTimeRemainingMs.
@@ -149,6 +155,11 @@ func (s *AdmissionHeaders) SetLocation(val string) {
 // SetXBudgetCostRemaining sets the value of XBudgetCostRemaining.
 func (s *AdmissionHeaders) SetXBudgetCostRemaining(val OptFloat64) {
 	s.XBudgetCostRemaining = val
+}
+
+// SetXBudgetJoulesRemaining sets the value of XBudgetJoulesRemaining.
+func (s *AdmissionHeaders) SetXBudgetJoulesRemaining(val OptFloat64) {
+	s.XBudgetJoulesRemaining = val
 }
 
 // SetXBudgetTimeRemainingMs sets the value of XBudgetTimeRemainingMs.
@@ -641,6 +652,8 @@ type Budget struct {
 	TimeMs OptInt64 `json:"time_ms"`
 	// At the prices of the configuration.
 	Cost OptFloat64 `json:"cost"`
+	// That cards take for tasks, as far as that is known.
+	Joules OptFloat64 `json:"joules"`
 }
 
 // GetTokens returns the value of Tokens.
@@ -658,6 +671,11 @@ func (s *Budget) GetCost() OptFloat64 {
 	return s.Cost
 }
 
+// GetJoules returns the value of Joules.
+func (s *Budget) GetJoules() OptFloat64 {
+	return s.Joules
+}
+
 // SetTokens sets the value of Tokens.
 func (s *Budget) SetTokens(val OptInt64) {
 	s.Tokens = val
@@ -671,6 +689,11 @@ func (s *Budget) SetTimeMs(val OptInt64) {
 // SetCost sets the value of Cost.
 func (s *Budget) SetCost(val OptFloat64) {
 	s.Cost = val
+}
+
+// SetJoules sets the value of Joules.
+func (s *Budget) SetJoules(val OptFloat64) {
+	s.Joules = val
 }
 
 // Ref: #/components/schemas/CancelResult
@@ -1377,6 +1400,11 @@ type EndEvent struct {
 	// The answer of an embedding or rerank task, as its workload defines it.
 	Result  jx.Raw  `json:"result"`
 	Receipt Receipt `json:"receipt"`
+	// Joules that the cards took for the task, by their own counters, shared with what else they computed.
+	// Left out where that is not known.
+	EnergyJ OptFloat64 `json:"energy_j"`
+	// What these cost, at the configured price of electricity. Left out where there is none.
+	EnergyCost OptFloat64 `json:"energy_cost"`
 }
 
 // GetTokensIn returns the value of TokensIn.
@@ -1414,6 +1442,16 @@ func (s *EndEvent) GetReceipt() Receipt {
 	return s.Receipt
 }
 
+// GetEnergyJ returns the value of EnergyJ.
+func (s *EndEvent) GetEnergyJ() OptFloat64 {
+	return s.EnergyJ
+}
+
+// GetEnergyCost returns the value of EnergyCost.
+func (s *EndEvent) GetEnergyCost() OptFloat64 {
+	return s.EnergyCost
+}
+
 // SetTokensIn sets the value of TokensIn.
 func (s *EndEvent) SetTokensIn(val int) {
 	s.TokensIn = val
@@ -1447,6 +1485,16 @@ func (s *EndEvent) SetResult(val jx.Raw) {
 // SetReceipt sets the value of Receipt.
 func (s *EndEvent) SetReceipt(val Receipt) {
 	s.Receipt = val
+}
+
+// SetEnergyJ sets the value of EnergyJ.
+func (s *EndEvent) SetEnergyJ(val OptFloat64) {
+	s.EnergyJ = val
+}
+
+// SetEnergyCost sets the value of EnergyCost.
+func (s *EndEvent) SetEnergyCost(val OptFloat64) {
+	s.EnergyCost = val
 }
 
 // `stop`: end of sequence or a stop text. `length`: max_tokens, or the context is full. `tool_calls`:
@@ -2637,6 +2685,8 @@ type GPU struct {
 	Utilization   float64    `json:"utilization"`
 	TemperatureC  OptInt     `json:"temperature_c"`
 	PowerW        OptFloat64 `json:"power_w"`
+	// Joules since the driver was loaded, by the card's own counter. Left out where it has none.
+	EnergyJ OptFloat64 `json:"energy_j"`
 	// The replicas on this GPU, and other programs.
 	Holders []VRAMHolder `json:"holders"`
 }
@@ -2709,6 +2759,11 @@ func (s *GPU) GetTemperatureC() OptInt {
 // GetPowerW returns the value of PowerW.
 func (s *GPU) GetPowerW() OptFloat64 {
 	return s.PowerW
+}
+
+// GetEnergyJ returns the value of EnergyJ.
+func (s *GPU) GetEnergyJ() OptFloat64 {
+	return s.EnergyJ
 }
 
 // GetHolders returns the value of Holders.
@@ -2784,6 +2839,11 @@ func (s *GPU) SetTemperatureC(val OptInt) {
 // SetPowerW sets the value of PowerW.
 func (s *GPU) SetPowerW(val OptFloat64) {
 	s.PowerW = val
+}
+
+// SetEnergyJ sets the value of EnergyJ.
+func (s *GPU) SetEnergyJ(val OptFloat64) {
+	s.EnergyJ = val
 }
 
 // SetHolders sets the value of Holders.
@@ -3069,6 +3129,7 @@ func (s *GetModelOKHeaders) SetResponse(val Model) {
 // GetSessionOKHeaders wraps Session with response headers.
 type GetSessionOKHeaders struct {
 	XBudgetCostRemaining   OptFloat64
+	XBudgetJoulesRemaining OptFloat64
 	XBudgetTimeRemainingMs OptInt64
 	XBudgetTokensRemaining OptInt64
 	XCorrelationID         OptString
@@ -3078,6 +3139,11 @@ type GetSessionOKHeaders struct {
 // GetXBudgetCostRemaining returns the value of XBudgetCostRemaining.
 func (s *GetSessionOKHeaders) GetXBudgetCostRemaining() OptFloat64 {
 	return s.XBudgetCostRemaining
+}
+
+// GetXBudgetJoulesRemaining returns the value of XBudgetJoulesRemaining.
+func (s *GetSessionOKHeaders) GetXBudgetJoulesRemaining() OptFloat64 {
+	return s.XBudgetJoulesRemaining
 }
 
 // GetXBudgetTimeRemainingMs returns the value of XBudgetTimeRemainingMs.
@@ -3103,6 +3169,11 @@ func (s *GetSessionOKHeaders) GetResponse() Session {
 // SetXBudgetCostRemaining sets the value of XBudgetCostRemaining.
 func (s *GetSessionOKHeaders) SetXBudgetCostRemaining(val OptFloat64) {
 	s.XBudgetCostRemaining = val
+}
+
+// SetXBudgetJoulesRemaining sets the value of XBudgetJoulesRemaining.
+func (s *GetSessionOKHeaders) SetXBudgetJoulesRemaining(val OptFloat64) {
+	s.XBudgetJoulesRemaining = val
 }
 
 // SetXBudgetTimeRemainingMs sets the value of XBudgetTimeRemainingMs.
@@ -8486,6 +8557,7 @@ type Session struct {
 	BudgetTokensRemaining OptInt64   `json:"budget_tokens_remaining"`
 	BudgetTimeRemainingMs OptInt64   `json:"budget_time_remaining_ms"`
 	BudgetCostRemaining   OptFloat64 `json:"budget_cost_remaining"`
+	BudgetJoulesRemaining OptFloat64 `json:"budget_joules_remaining"`
 	CreatedAt             time.Time  `json:"created_at"`
 }
 
@@ -8542,6 +8614,11 @@ func (s *Session) GetBudgetTimeRemainingMs() OptInt64 {
 // GetBudgetCostRemaining returns the value of BudgetCostRemaining.
 func (s *Session) GetBudgetCostRemaining() OptFloat64 {
 	return s.BudgetCostRemaining
+}
+
+// GetBudgetJoulesRemaining returns the value of BudgetJoulesRemaining.
+func (s *Session) GetBudgetJoulesRemaining() OptFloat64 {
+	return s.BudgetJoulesRemaining
 }
 
 // GetCreatedAt returns the value of CreatedAt.
@@ -8604,6 +8681,11 @@ func (s *Session) SetBudgetCostRemaining(val OptFloat64) {
 	s.BudgetCostRemaining = val
 }
 
+// SetBudgetJoulesRemaining sets the value of BudgetJoulesRemaining.
+func (s *Session) SetBudgetJoulesRemaining(val OptFloat64) {
+	s.BudgetJoulesRemaining = val
+}
+
 // SetCreatedAt sets the value of CreatedAt.
 func (s *Session) SetCreatedAt(val time.Time) {
 	s.CreatedAt = val
@@ -8613,6 +8695,7 @@ func (s *Session) SetCreatedAt(val time.Time) {
 type SessionHeaders struct {
 	Location               string
 	XBudgetCostRemaining   OptFloat64
+	XBudgetJoulesRemaining OptFloat64
 	XBudgetTimeRemainingMs OptInt64
 	XBudgetTokensRemaining OptInt64
 	XCorrelationID         OptString
@@ -8627,6 +8710,11 @@ func (s *SessionHeaders) GetLocation() string {
 // GetXBudgetCostRemaining returns the value of XBudgetCostRemaining.
 func (s *SessionHeaders) GetXBudgetCostRemaining() OptFloat64 {
 	return s.XBudgetCostRemaining
+}
+
+// GetXBudgetJoulesRemaining returns the value of XBudgetJoulesRemaining.
+func (s *SessionHeaders) GetXBudgetJoulesRemaining() OptFloat64 {
+	return s.XBudgetJoulesRemaining
 }
 
 // GetXBudgetTimeRemainingMs returns the value of XBudgetTimeRemainingMs.
@@ -8657,6 +8745,11 @@ func (s *SessionHeaders) SetLocation(val string) {
 // SetXBudgetCostRemaining sets the value of XBudgetCostRemaining.
 func (s *SessionHeaders) SetXBudgetCostRemaining(val OptFloat64) {
 	s.XBudgetCostRemaining = val
+}
+
+// SetXBudgetJoulesRemaining sets the value of XBudgetJoulesRemaining.
+func (s *SessionHeaders) SetXBudgetJoulesRemaining(val OptFloat64) {
+	s.XBudgetJoulesRemaining = val
 }
 
 // SetXBudgetTimeRemainingMs sets the value of XBudgetTimeRemainingMs.
@@ -9686,9 +9779,13 @@ type TaskStatus struct {
 	StartedAt  OptDateTime `json:"started_at"`
 	FinishedAt OptDateTime `json:"finished_at"`
 	// When it was deleted. Only in lists: such a task has no `last_event_id` and no `end`.
-	DeletedAt   OptDateTime `json:"deleted_at"`
-	TokensIn    int         `json:"tokens_in"`
-	TokensOut   int         `json:"tokens_out"`
+	DeletedAt OptDateTime `json:"deleted_at"`
+	TokensIn  int         `json:"tokens_in"`
+	TokensOut int         `json:"tokens_out"`
+	// Joules that the cards took for the task, however it ended. Left out where that is not known.
+	EnergyJ OptFloat64 `json:"energy_j"`
+	// What these cost, at the configured price of electricity. Left out where there is none.
+	EnergyCost  OptFloat64  `json:"energy_cost"`
 	LastEventID OptEventID  `json:"last_event_id"`
 	End         OptEndEvent `json:"end"`
 	Error       OptError    `json:"error"`
@@ -9787,6 +9884,16 @@ func (s *TaskStatus) GetTokensIn() int {
 // GetTokensOut returns the value of TokensOut.
 func (s *TaskStatus) GetTokensOut() int {
 	return s.TokensOut
+}
+
+// GetEnergyJ returns the value of EnergyJ.
+func (s *TaskStatus) GetEnergyJ() OptFloat64 {
+	return s.EnergyJ
+}
+
+// GetEnergyCost returns the value of EnergyCost.
+func (s *TaskStatus) GetEnergyCost() OptFloat64 {
+	return s.EnergyCost
 }
 
 // GetLastEventID returns the value of LastEventID.
@@ -9897,6 +10004,16 @@ func (s *TaskStatus) SetTokensIn(val int) {
 // SetTokensOut sets the value of TokensOut.
 func (s *TaskStatus) SetTokensOut(val int) {
 	s.TokensOut = val
+}
+
+// SetEnergyJ sets the value of EnergyJ.
+func (s *TaskStatus) SetEnergyJ(val OptFloat64) {
+	s.EnergyJ = val
+}
+
+// SetEnergyCost sets the value of EnergyCost.
+func (s *TaskStatus) SetEnergyCost(val OptFloat64) {
+	s.EnergyCost = val
 }
 
 // SetLastEventID sets the value of LastEventID.

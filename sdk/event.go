@@ -95,6 +95,7 @@ type Metrics struct {
 	BudgetTokensRemaining *int64   `json:"budget_tokens_remaining"` // nil: there is no such budget
 	BudgetTimeRemainingMS *int64   `json:"budget_time_remaining_ms"`
 	BudgetCostRemaining   *float64 `json:"budget_cost_remaining"`
+	BudgetJoulesRemaining *float64 `json:"budget_joules_remaining"`
 }
 
 // End is the last event of a task that completed.
@@ -107,6 +108,8 @@ type End struct {
 	ToolCalls    []Call          `json:"tool_calls,omitempty"` // whole, in the order in which they began
 	Result       json.RawMessage `json:"result,omitempty"`     // the answer of an embedding or rerank task
 	Receipt      Receipt         `json:"receipt"`
+	EnergyJ      *float64        `json:"energy_j,omitempty"`    // joules that the cards took for the task; nil: that is not known
+	EnergyCost   *float64        `json:"energy_cost,omitempty"` // what these cost; nil: there is no price
 }
 
 // ErrorEvent is the last event of a task that failed or was canceled (code CANCELED).

@@ -4,6 +4,8 @@ package sdk
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -53,6 +55,30 @@ func TestStreamEvents(t *testing.T) {
 	require.Equal(t, "default-0", end.Receipt.ReplicaID)
 	require.Equal(t, FinishReasonStop, end.FinishReason)
 	require.Contains(t, string(end.Wire().Data), `"finish_reason":"stop"`)
+	require.Nil(t, end.EnergyJ)
+}
+
+// LO-504, LO-626, LO-627
+func TestEnergyOfAStream(t *testing.T) {
+	t.Parallel()
+	s := newScript().tokens("x")
+	sum := sha256.Sum256([]byte("x"))
+	s.add("end", fmt.Sprintf(`{"tokens_in":3,"tokens_out":1,"decode_time_ms":12,"finish_reason":"stop","receipt":{"transcript_sha256":%q},"energy_j":12.5,"energy_cost":0}`, hex.EncodeToString(sum[:])))
+	c, _ := setup(t, fixed(s.frames[0]+strings.ReplaceAll(metricsFrame, "budget_tokens", "budget_joules")+s.frames[1]+s.frames[2]))
+	var seen int
+	for e, err := range c.Stream(t.Context(), "t", "") {
+		require.NoError(t, err)
+		switch e := e.(type) {
+		case Metrics:
+			seen++
+			require.InDelta(t, 9, *e.BudgetJoulesRemaining, 0)
+		case End:
+			seen++
+			require.InDelta(t, 12.5, *e.EnergyJ, 0)
+			require.Zero(t, *e.EnergyCost)
+		}
+	}
+	require.Equal(t, 2, seen)
 }
 
 // OC-CTRL-2034

@@ -389,6 +389,9 @@ type Budget struct {
 
 	// Cost At the prices of the configuration.
 	Cost float64 `json:"cost,omitzero"`
+
+	// Joules That cards take for tasks, as far as that is known.
+	Joules float64 `json:"joules,omitzero"`
 }
 
 // Call defines model for Call.
@@ -610,6 +613,9 @@ type GPU struct {
 	Utilization   float64  `json:"utilization"`
 	TemperatureC  *int     `json:"temperature_c,omitempty"`
 	PowerW        *float64 `json:"power_w,omitempty"`
+
+	// EnergyJ Joules since the driver was loaded, by the card's own counter. Left out where it has none.
+	EnergyJ *float64 `json:"energy_j,omitempty"`
 
 	// Holders The replicas on this GPU, and other programs.
 	Holders []VRAMHolder `json:"holders"`
@@ -1102,6 +1108,7 @@ type Session struct {
 	BudgetTokensRemaining *int64    `json:"budget_tokens_remaining,omitempty"`
 	BudgetTimeRemainingMS *int64    `json:"budget_time_remaining_ms,omitempty"`
 	BudgetCostRemaining   *float64  `json:"budget_cost_remaining,omitempty"`
+	BudgetJoulesRemaining *float64  `json:"budget_joules_remaining,omitempty"`
 	CreatedAt             time.Time `json:"created_at"`
 }
 
@@ -1254,12 +1261,18 @@ type TaskStatus struct {
 	FinishedAt time.Time `json:"finished_at,omitzero"`
 
 	// DeletedAt When it was deleted. Only in lists: such a task has no `last_event_id` and no `end`.
-	DeletedAt   time.Time `json:"deleted_at,omitzero"`
-	TokensIn    int       `json:"tokens_in"`
-	TokensOut   int       `json:"tokens_out"`
-	LastEventID string    `json:"last_event_id,omitzero"`
-	End         *End      `json:"end,omitempty"`
-	Error       *Error    `json:"error,omitempty"`
+	DeletedAt time.Time `json:"deleted_at,omitzero"`
+	TokensIn  int       `json:"tokens_in"`
+	TokensOut int       `json:"tokens_out"`
+
+	// EnergyJ Joules that the cards took for the task, however it ended. Left out where that is not known.
+	EnergyJ *float64 `json:"energy_j,omitempty"`
+
+	// EnergyCost What these cost, at the configured price of electricity. Left out where there is none.
+	EnergyCost  *float64 `json:"energy_cost,omitempty"`
+	LastEventID string   `json:"last_event_id,omitzero"`
+	End         *End     `json:"end,omitempty"`
+	Error       *Error   `json:"error,omitempty"`
 }
 
 // Tool defines model for Tool.

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/llama-orch/llama-orch/ci/command"
+	"github.com/llama-orch/llama-orch/ci/page"
 )
 
 // benchtime is short: the figures say what a thing costs about. `go test -bench` with a longer one says it better.
@@ -19,6 +20,9 @@ const benchtime = "200ms"
 func Bench(ctx context.Context) error {
 	packages, err := benchmarked(ctx)
 	if err != nil {
+		return err
+	}
+	if ctx, err = page.Ready(ctx); err != nil {
 		return err
 	}
 	args := append([]string{"test", "-run", "^$", "-bench", ".", "-benchmem", "-benchtime", benchtime, "-p", "1", "-timeout", "10m"}, packages...)

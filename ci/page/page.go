@@ -38,16 +38,34 @@ const (
 
 // Test fetches what is missing, and runs the tests.
 func Test(ctx context.Context, t *tally.Tally) error {
-	dir, err := install(ctx)
+	ctx, err := Ready(ctx)
 	if err != nil {
 		return err
 	}
-	return step.GoTest(command.Setting(ctx, toolsEnv+"="+dir), t, "-count=1", "./harness/page/...")
+	return step.GoTest(ctx, t, "-count=1", "./harness/page/...")
+}
+
+// Ready is a context whose programs know where browser and axe-core are.
+func Ready(ctx context.Context) (context.Context, error) {
+	dir, err := install(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return command.Setting(ctx, toolsEnv+"="+dir), nil
+}
+
+// Bench measures what the page costs (LO-608).
+func Bench(ctx context.Context) error {
+	ctx, err := Ready(ctx)
+	if err != nil {
+		return err
+	}
+	return command.Run(ctx, "go", "test", "-run", "^$", "-bench", "BenchmarkPage", "-benchtime", "1x", "-timeout", "20m", "./harness/page")
 }
 
 // Shots makes the screenshots of the documents.
 func Shots(ctx context.Context, into string) error {
-	dir, err := install(ctx)
+	ctx, err := Ready(ctx)
 	if err != nil {
 		return err
 	}
@@ -55,7 +73,7 @@ func Shots(ctx context.Context, into string) error {
 	if err != nil {
 		return fmt.Errorf("find the folder of the images: %w", err)
 	}
-	return command.Run(command.Setting(ctx, toolsEnv+"="+dir, shotsEnv+"="+into), "go", "test", "-count=1", "./harness/page")
+	return command.Run(command.Setting(ctx, shotsEnv+"="+into), "go", "test", "-count=1", "./harness/page")
 }
 
 // install brings browser and axe-core, and unpacks the browser beside them.

@@ -218,6 +218,9 @@ func summary(e sdk.End) string {
 	hash := e.Receipt.TranscriptSHA256
 	line := fmt.Sprintf("%s, %s, %s, seed %d, receipt %s", plural(e.TokensOut, "token"), duration(e.DecodeTimeMS),
 		e.Receipt.ReplicaID, e.Receipt.Seed, hash[:min(len(hash), receiptDigits)])
+	if e.EnergyJ != nil {
+		line += ", " + joules(*e.EnergyJ)
+	}
 	if e.FinishReason == sdk.FinishReasonLength {
 		line += ", cut at the length limit"
 	}

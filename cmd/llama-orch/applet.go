@@ -96,6 +96,7 @@ type appletEnv struct {
 	MaxCalls  int           `placeholder:"N" help:"How many tasks may be submitted. Default: any number."`
 	MaxTokens int64         `placeholder:"N" help:"How many tokens all tasks together may take, in and out. Default: any number."`
 	MaxTime   time.Duration `placeholder:"TIME" help:"How long tasks may be submitted and run, such as 5m. Default: for ever."`
+	MaxJoules float64       `placeholder:"J" help:"How many joules cards may take for the tasks, as far as the server tells, before the next one is refused. Default: any number."`
 }
 
 // waiting says once in a while why nothing happens: a server that refuses for now, or that is not there.
@@ -109,8 +110,8 @@ func (a *app) waiting(cause error, wait time.Duration) {
 
 // open makes the environment. close is to be called when all has run.
 func (e *appletEnv) open(a *app) (env *applet.Env, closes func() error, err error) {
-	if e.MaxCalls < 0 || e.MaxTokens < 0 || e.MaxTime < 0 {
-		return nil, nil, usagef("a budget is a number above 0: --max-calls, --max-tokens, --max-time")
+	if e.MaxCalls < 0 || e.MaxTokens < 0 || e.MaxTime < 0 || e.MaxJoules < 0 {
+		return nil, nil, usagef("a budget is a number above 0: --max-calls, --max-tokens, --max-time, --max-joules")
 	}
 	env = &applet.Env{Caller: a.client, Golden: e.Golden, Wait: a.waiting}
 	closes = func() error { return nil }
@@ -123,8 +124,8 @@ func (e *appletEnv) open(a *app) (env *applet.Env, closes func() error, err erro
 	if len(e.Allow) > 0 {
 		env.Exec = &exec.Policy{Allow: e.Allow, Time: e.Timeout}
 	}
-	if e.MaxCalls > 0 || e.MaxTokens > 0 || e.MaxTime > 0 { // files and commands are held to --root and --allow already
-		env.Guard = guard.New(guard.Rules{Calls: e.MaxCalls, Tokens: e.MaxTokens, Time: e.MaxTime, Paths: []string{"."}, Commands: e.Allow})
+	if e.MaxCalls > 0 || e.MaxTokens > 0 || e.MaxTime > 0 || e.MaxJoules > 0 { // files and commands are held to --root and --allow already
+		env.Guard = guard.New(guard.Rules{Calls: e.MaxCalls, Tokens: e.MaxTokens, Time: e.MaxTime, Joules: e.MaxJoules, Paths: []string{"."}, Commands: e.Allow})
 	}
 	return env, closes, nil
 }

@@ -86,7 +86,7 @@ result: ${steps.second.text}
 		args := []string{"blueprint", "run", file, "--dir", filepath.Join(t.TempDir(), "run"), "--root", dir, "--allow", "sort"}
 		return call(t.Context(), addr, "", append(args, flags...)...)
 	}
-	got := run("--max-calls", "2", "--max-tokens", "1000", "--max-time", "10m")
+	got := run("--max-calls", "2", "--max-tokens", "1000", "--max-time", "10m", "--max-joules", "1")
 	require.Zero(t, got.code, got.err)
 	require.Equal(t, "frog pond\n", got.out)
 	got = run("--max-calls", "1")
@@ -100,6 +100,8 @@ result: ${steps.second.text}
 	got = run("--max-time", "1ns")
 	require.Equal(t, exitFailed, got.code)
 	require.Contains(t, got.err, "(BUDGET_TIME)")
+	got = run("--max-joules=-1")
+	require.Equal(t, exitUsage, got.code)
 	got = run("--max-calls=-1")
 	require.Equal(t, exitUsage, got.code)
 	require.Contains(t, got.err, "a budget is a number above 0")

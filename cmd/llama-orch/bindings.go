@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"go/format"
 	"go/token"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,8 +63,8 @@ func (c *bindingsCmd) Run(a *app) error {
 	}
 	switch {
 	case c.Output != "" && c.Output != "-":
-		if err := os.WriteFile(c.Output, text, 0o644); err != nil {
-			return usageError{err}
+		if err := write(c.Output, text); err != nil {
+			return err
 		}
 		if a.json {
 			return a.printJSON(map[string]string{"language": c.Language, "file": c.Output})

@@ -38,21 +38,36 @@ func driver(list *sdk.GPUList) string {
 }
 
 func gpuRows(gpus []sdk.GPU) [][]string {
-	rows := [][]string{{"GPU", "NAME", "HEALTHY", "VRAM USED", "PROMISED", "OTHERS", "FREE", "OF", "BUSY", "TEMP", "POWER", "LAST ERROR"}}
+	rows := [][]string{{"GPU", "NAME", "HEALTHY", "VRAM USED", "PROMISED", "OTHERS", "FREE", "OF", "BUSY", "TEMP", "POWER", "ENERGY", "LAST ERROR"}}
 	for _, g := range gpus {
-		temperature, power := "", ""
+		temperature, power, energy := "", "", ""
 		if v := g.TemperatureC; v != nil {
 			temperature = fmt.Sprintf("%d °C", *v)
 		}
 		if v := g.PowerW; v != nil {
 			power = fmt.Sprintf("%.0f W", *v)
 		}
+		if v := g.EnergyJ; v != nil {
+			energy = joules(*v)
+		}
 		rows = append(rows, []string{
 			strconv.Itoa(g.Index), strings.TrimPrefix(g.Name, "NVIDIA "), yesNo(g.Healthy), mib(g.VRAMUsedBytes), mib(g.VRAMPromisedBytes), mib(g.VRAMOtherBytes),
-			mib(g.VRAMFreeBytes), mib(g.VRAMTotalBytes), fmt.Sprintf("%.0f %%", g.Utilization*100), temperature, power, g.LastError,
+			mib(g.VRAMFreeBytes), mib(g.VRAMTotalBytes), fmt.Sprintf("%.0f %%", g.Utilization*100), temperature, power, energy, g.LastError,
 		})
 	}
 	return rows
+}
+
+// joules is an amount of energy, in the unit that suits it.
+func joules(v float64) string {
+	switch {
+	case v >= 3_600_000:
+		return fmt.Sprintf("%.1f kWh", v/3_600_000)
+	case v >= 10_000:
+		return fmt.Sprintf("%.1f kJ", v/1000)
+	default:
+		return fmt.Sprintf("%.1f J", v)
+	}
 }
 
 func holderRows(gpus []sdk.GPU) [][]string {

@@ -43,7 +43,8 @@ type daemon struct {
 	writer *stream.Attempt
 	before func() // runs within a submit
 
-	unready   error // the answer of /readyz, if set
+	took      *float64 // joules, for the task
+	unready   error    // the answer of /readyz, if set
 	gpus      gen.GPUList
 	selfTests int // tasks that the server has sent itself
 	health    func(gen.PoolID) gen.PoolHealth
@@ -98,7 +99,7 @@ func (d *daemon) chat(t *testing.T, pieces ...task.Piece) *daemon {
 func (d *daemon) end(transcript string) *daemon {
 	said, _ := d.log.Transcript()
 	d.log.End(task.End{
-		TokensIn: 4, TokensOut: d.log.Tokens(), DecodeTimeMS: 1500, FinishReason: task.FinishStop, ToolCalls: said.Parts().Calls,
+		TokensIn: 4, TokensOut: d.log.Tokens(), DecodeTimeMS: 1500, FinishReason: task.FinishStop, ToolCalls: said.Parts().Calls, EnergyJ: d.took,
 		Receipt: task.Receipt{Seed: 7, Determinism: task.Strict, TranscriptSHA256: transcript, TranscriptForm: said.Form(), ReplicaID: "default-0"},
 	})
 	d.log.Publish()
@@ -210,6 +211,7 @@ func (d *daemon) status(id gen.TaskID, state gen.TaskState) gen.TaskStatus {
 		ModelRef: "haiku\x1b[31m", QueuePosition: 2, PredictedStartMs: 61000, Seed: 7, Determinism: gen.DeterminismStrict,
 		AcceptedAt: time.Unix(1000, 0), TokensOut: 12,
 		Error: gen.NewOptError(gen.Error{Code: gen.ErrorCodeWORKERRESET, Message: "the worker died"}), Actor: gen.NewOptString("localhost"),
+		EnergyJ: gen.NewOptFloat64(12_345), EnergyCost: gen.NewOptFloat64(0.001),
 	}
 }
 
@@ -262,7 +264,7 @@ func twoCards() gen.GPUList {
 	return gen.GPUList{DriverVersion: gen.NewOptString("550.54"), CudaVersion: gen.NewOptString("12.4"), Gpus: []gen.GPU{
 		{
 			Index: 0, Name: "NVIDIA RTX 3090", Healthy: true, VramTotalBytes: 24 << 30, VramUsedBytes: 1 << 30, VramFreeBytes: 21 << 30, VramOtherBytes: 512 << 20,
-			VramPromisedBytes: 2 << 30, Utilization: 0.42, TemperatureC: gen.NewOptInt(61), PowerW: gen.NewOptFloat64(212.4),
+			VramPromisedBytes: 2 << 30, Utilization: 0.42, TemperatureC: gen.NewOptInt(61), PowerW: gen.NewOptFloat64(212.4), EnergyJ: gen.NewOptFloat64(9_000_000),
 			Holders: []gen.VRAMHolder{
 				{ReplicaID: gen.NewOptString("default-0"), Pid: gen.NewOptInt(4711), UsedBytes: 512 << 20},
 				{Pid: gen.NewOptInt(12), UsedBytes: 512 << 20},

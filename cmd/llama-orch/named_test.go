@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// commandIn finds a command in a text: between backticks, or at the beginning of a line of an example.
-var commandIn = regexp.MustCompile("`llama-orch +([^`\n]+)`|(?m)^(?:    |\\$ )(?:bin/)?llama-orch +([^\n]+)$")
+// commandIn finds a command in a text: between backticks, at the beginning of a line of an example, or behind a word that asks for it.
+var commandIn = regexp.MustCompile("`llama-orch +([^`\n]+)`|(?m)^(?:    |\\$ )(?:bin/)?llama-orch +([^\n]+)$|(?:with|by|[Uu]se|[Rr]un|[Tt]ry|[Ss]ee) llama-orch +([a-z]+(?: [a-z]+)?)\\b")
 
 // notNamed are folders with what nobody wrote, or with what was true once.
 var notNamed = []string{".git", "gen", "build", "bin", "node_modules", "DONE", "shared"}
@@ -44,7 +44,7 @@ func TestEveryCommandThatIsNamedExists(t *testing.T) {
 		}
 		for _, found := range commandIn.FindAllStringSubmatch(string(text), -1) {
 			seen++
-			command := found[1] + found[2]
+			command := found[1] + found[2] + found[3]
 			if problem := unknownIn(root, command); problem != "" {
 				t.Errorf("%s names `llama-orch %s`, but there is no %s", path, command, problem)
 			}
@@ -63,7 +63,7 @@ func TestEveryCommandThatIsNamedExists(t *testing.T) {
 func unknownIn(node *kong.Node, line string) string {
 	line, _, _ = strings.Cut(line, " #")
 	line, _, _ = strings.Cut(line, " | ")
-	for _, word := range strings.FieldsSeq(line) {
+	for word := range strings.FieldsSeq(line) {
 		switch name, _, _ := strings.Cut(word, "="); {
 		case strings.HasPrefix(name, "--"):
 			if name != "--" && !hasFlag(node, strings.TrimPrefix(strings.Trim(name, "]),.:\""), "--")) {

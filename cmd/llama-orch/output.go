@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -24,6 +25,17 @@ func writeJSON(w io.Writer, v any) error {
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(v); err != nil {
 		return fmt.Errorf("printing JSON: %w", err)
+	}
+	return nil
+}
+
+// write writes a file that a command was asked for, and makes its folder if it is missing.
+func write(file string, text []byte) error {
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return usageError{err}
+	}
+	if err := os.WriteFile(file, text, 0o644); err != nil {
+		return usageError{err}
 	}
 	return nil
 }

@@ -17,6 +17,20 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
+// LO-504
+func TestRunTellsTheEnergy(t *testing.T) {
+	t.Parallel()
+	d, took := newDaemon(), 61.26
+	d.took = &took
+	d.complete(t, "rain")
+	got := call(t.Context(), d.serve(t), "", "run", "a haiku")
+	require.Zero(t, got.code, got.err)
+	require.Contains(t, got.err, ", 61.3 J\n")
+	for v, text := range map[float64]string{0: "0.0 J", 9_999.94: "9999.9 J", 12_345: "12.3 kJ", 9_000_000: "2.5 kWh"} {
+		require.Equal(t, text, joules(v))
+	}
+}
+
 // LO-102, LO-204, AUTH-1001
 func TestRunStreamsTheAnswer(t *testing.T) {
 	t.Parallel()

@@ -42,11 +42,12 @@ type sessionCreateCmd struct {
 	Tokens   int64         `placeholder:"N" help:"Budget of tokens, in and out (default: the server's)."`
 	Time     time.Duration `placeholder:"TIME" help:"Budget of decode time, such as 90s (default: the server's)."`
 	Cost     float64       `placeholder:"X" help:"Budget of cost, at the server's prices (default: the server's)."`
+	Joules   float64       `placeholder:"J" help:"Budget of joules that cards take (default: the server's)."`
 }
 
 // Run begins a session. The server chooses what was not given.
 func (c *sessionCreateCmd) Run(a *app) error {
-	if c.TTL < 0 || c.MaxTurns < 0 || c.Tokens < 0 || c.Time < 0 || c.Cost < 0 {
+	if c.TTL < 0 || c.MaxTurns < 0 || c.Tokens < 0 || c.Time < 0 || c.Cost < 0 || c.Joules < 0 {
 		return usagef("limits must be above 0; leave out a limit that the server should choose")
 	}
 	request := sdk.SessionRequest{TTLMS: c.TTL.Milliseconds(), MaxTurns: c.MaxTurns}
@@ -57,7 +58,7 @@ func (c *sessionCreateCmd) Run(a *app) error {
 		}
 		request.SessionID = id
 	}
-	if budget := (sdk.Budget{Tokens: c.Tokens, TimeMS: c.Time.Milliseconds(), Cost: c.Cost}); budget != (sdk.Budget{}) {
+	if budget := (sdk.Budget{Tokens: c.Tokens, TimeMS: c.Time.Milliseconds(), Cost: c.Cost, Joules: c.Joules}); budget != (sdk.Budget{}) {
 		request.Budget = &budget
 	}
 	s, err := a.client.CreateSession(a.ctx, &request)
@@ -120,6 +121,9 @@ func (a *app) session(s *sdk.Session) error {
 	}
 	if s.BudgetCostRemaining != nil {
 		rows = append(rows, []string{"cost left", strconv.FormatFloat(*s.BudgetCostRemaining, 'g', -1, 64)})
+	}
+	if s.BudgetJoulesRemaining != nil {
+		rows = append(rows, []string{"energy left", joules(*s.BudgetJoulesRemaining)})
 	}
 	return a.table(rows)
 }

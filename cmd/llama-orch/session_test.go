@@ -31,7 +31,7 @@ func (d *daemon) GetSession(_ context.Context, p gen.GetSessionParams) (*gen.Get
 	return &gen.GetSessionOKHeaders{Response: gen.Session{
 		SessionID: p.ID, Turns: 2, MaxTurns: 8, TTLRemainingMs: 61000, KvWarmth: true, KvBytes: gen.NewOptInt64(8192), CreatedAt: time.Unix(0, 0),
 		PoolID: gen.NewOptPoolID("default"), ReplicaID: gen.NewOptString("default-1"), BudgetTokensRemaining: gen.NewOptInt64(340),
-		BudgetTimeRemainingMs: gen.NewOptInt64(1500), BudgetCostRemaining: gen.NewOptFloat64(0.25),
+		BudgetTimeRemainingMs: gen.NewOptInt64(1500), BudgetCostRemaining: gen.NewOptFloat64(0.25), BudgetJoulesRemaining: gen.NewOptFloat64(90.5),
 	}}, nil
 }
 
@@ -51,17 +51,17 @@ func TestSessionCommands(t *testing.T) {
 	require.Zero(t, got.code, got.err)
 	for _, want := range []string{
 		"turns             2 of 8\n", "time left         1m1s\n", "replica           default-1\n", "KV warm           yes\n", "KV size           8 KiB\n",
-		"tokens left       340\n", "decode time left  1.5 s\n", "cost left         0.25\n",
+		"tokens left       340\n", "decode time left  1.5 s\n", "cost left         0.25\n", "energy left       90.5 J\n",
 	} {
 		require.Contains(t, got.out, want)
 	}
 	require.Zero(t, call(t.Context(), addr, "", "session", "create").code)
 	require.Equal(t, &gen.SessionRequest{}, d.session)
-	got = call(t.Context(), addr, "", "session", "create", "--id", aSession, "--ttl", "1h", "--max-turns", "4", "--tokens", "100", "--time", "90s", "--cost", "0.5")
+	got = call(t.Context(), addr, "", "session", "create", "--id", aSession, "--ttl", "1h", "--max-turns", "4", "--tokens", "100", "--time", "90s", "--cost", "0.5", "--joules", "1500")
 	require.Zero(t, got.code, got.err)
 	require.Equal(t, &gen.SessionRequest{
 		SessionID: gen.NewOptSessionID(gen.SessionID(uuid.MustParse(aSession))), TTLMs: gen.NewOptInt64(3600000), MaxTurns: gen.NewOptInt(4),
-		Budget: gen.NewOptBudget(gen.Budget{Tokens: gen.NewOptInt64(100), TimeMs: gen.NewOptInt64(90000), Cost: gen.NewOptFloat64(0.5)}),
+		Budget: gen.NewOptBudget(gen.Budget{Tokens: gen.NewOptInt64(100), TimeMs: gen.NewOptInt64(90000), Cost: gen.NewOptFloat64(0.5), Joules: gen.NewOptFloat64(1500)}),
 	}, d.session)
 	require.Equal(t, "deleted session "+aSession+"\n", call(t.Context(), addr, "", "session", "delete", aSession).out)
 	require.JSONEq(t, `{"session_id":"`+aSession+`","deleted":true}`, call(t.Context(), addr, "", "--json", "session", "delete", aSession).out)
@@ -72,6 +72,7 @@ func TestSessionCommands(t *testing.T) {
 		{"session", "show", "7"},
 		{"session", "delete", "7"},
 		{"session", "create", "--tokens=-1"},
+		{"session", "create", "--joules=-1"},
 		{"session", "create", "--ttl", "soon"},
 		{"session", "create", "--id", "7"},
 		{"run", "x", "-m", "haiku", "--session", "7"},

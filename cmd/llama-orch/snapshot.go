@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
@@ -131,8 +130,8 @@ func (c *snapshotTakeCmd) Run(a *app) error {
 		_, err := a.out.Write(text)
 		return err
 	}
-	if err := os.WriteFile(c.Output, text, 0o644); err != nil {
-		return usageError{err}
+	if err := write(c.Output, text); err != nil {
+		return err
 	}
 	if a.json {
 		return a.printJSON(map[string]string{"file": c.Output})

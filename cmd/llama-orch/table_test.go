@@ -27,8 +27,8 @@ func TestTables(t *testing.T) {
 			"REPLICA    STATE    DEVICE  GPU  CTX   BUSY  RESTARTS  EXPECTED  TAKEN     LOADED IN  ENGINE VERSION  LAST ERROR\n",
 			"default-0  ready    auto    0    4096  1/1   0         3072 MiB  2048 MiB  700 ms     -               -\n",
 			"default-1  backoff  auto    -    -     0/1   3         -         -         -          -               it needs 9 GiB\n",
-			"GPU  NAME      HEALTHY  VRAM USED  PROMISED  OTHERS   FREE       OF         BUSY  TEMP   POWER  LAST ERROR\n" +
-				"0    RTX 3090  yes      1024 MiB   2048 MiB  512 MiB  21504 MiB  24576 MiB  42 %  61 °C  212 W  -\n",
+			"GPU  NAME      HEALTHY  VRAM USED  PROMISED  OTHERS   FREE       OF         BUSY  TEMP   POWER  ENERGY   LAST ERROR\n" +
+				"0    RTX 3090  yes      1024 MiB   2048 MiB  512 MiB  21504 MiB  24576 MiB  42 %  61 °C  212 W  2.5 kWh  -\n",
 			"\nlast lines of default-1:\n  out of [31mmemory\n",
 		},
 		"pool health default":               {"default-0  ready"},
@@ -48,7 +48,7 @@ func TestTables(t *testing.T) {
 		"top --once":                        {"2 pools"},
 		"tasks":                             {"TASK  STATE   AHEAD  PRIORITY  MODEL", "b     queued  2      batch     haiku[31m  default  12", "a     failed  -"},
 		"tasks --state running --limit 1":   {"b     running  -"},
-		"task t":                            {"state            queued\n", "ahead            2\n", "predicted start  1m1s after", "error            the worker died (WORKER_RESET)\n"},
+		"task t":                            {"state            queued\n", "ahead            2\n", "predicted start  1m1s after", "energy           12.3 kJ\n", "cost of energy   0.001\n", "error            the worker died (WORKER_RESET)\n"},
 		"cancel t":                          {"TASK  OUTCOME   LAST EVENT\nt     canceled  0-"},
 		"capabilities":                      {"server            0.1.0\n", "stream_resume, receipts", "longest deadline  24h0m0s", "createTask  data   live    POST    /v1/tasks\n"},
 		"version":                           {"llama-orch dev (go"},

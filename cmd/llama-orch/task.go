@@ -168,6 +168,12 @@ func (c *taskCmd) Run(a *app) error {
 			rows = append(rows, []string{"call", fmt.Sprintf("%s %s as %s", c.Name, c.Arguments, c.ID)})
 		}
 	}
+	if v := t.EnergyJ; v != nil {
+		rows = append(rows, []string{"energy", joules(*v)})
+	}
+	if v := t.EnergyCost; v != nil {
+		rows = append(rows, []string{"cost of energy", strconv.FormatFloat(*v, 'g', -1, 64)})
+	}
 	if e := t.Error; e != nil {
 		rows = append(rows, []string{"error", e.Message + " (" + string(e.Code) + ")"})
 	}

@@ -86,7 +86,7 @@ func (a *app) explain(err error) (message, label, hint string, after time.Durati
 }
 
 // budgetFlags are the flags of the budgets that an applet or a blueprint runs in.
-var budgetFlags = map[guard.Rule]string{guard.Calls: "--max-calls", guard.Tokens: "--max-tokens", guard.Time: "--max-time"}
+var budgetFlags = map[guard.Rule]string{guard.Calls: "--max-calls", guard.Tokens: "--max-tokens", guard.Time: "--max-time", guard.Joules: "--max-joules"}
 
 // unreachableHint says what to do where no answer came. It does not ask whether the server runs where something else is the matter.
 func unreachableHint(addr string, err error) string {

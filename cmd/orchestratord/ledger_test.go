@@ -45,7 +45,7 @@ func TestLedgerCommands(t *testing.T) {
 
 	text, code := output(t, "ledger", "check", "--config", config) // while it is open
 	require.Zero(t, code)
-	require.Equal(t, "Schema 11, 1 tasks: 1 queued 0 running 0 completed 0 failed 0 canceled.\n"+
+	require.Equal(t, "Schema 12, 1 tasks: 1 queued 0 running 0 completed 0 failed 0 canceled.\n"+
 		"0 transcripts match their receipts.\nNothing is damaged.\n", text)
 	text, code = output(t, "ledger", "export", "--data-dir", dir)
 	require.Zero(t, code)

@@ -142,6 +142,9 @@ type Metrics struct {
 	TokensIn      int     `json:"tokens_in"`
 	TokensOut     int     `json:"tokens_out"`
 	TokensPerSec  float64 `json:"tokens_per_second,omitempty"`
+	// EnergyJ and EnergyCost are what the cards took for the task, in joules, and what that cost; nil: that is not known.
+	EnergyJ    *float64 `json:"energy_j,omitempty"`
+	EnergyCost *float64 `json:"energy_cost,omitempty"`
 }
 
 // Transcript is what the model answered. Text, Ends and Runs are there only where the configuration keeps them: Ends[i] is the

@@ -135,6 +135,9 @@ var sessions = board{"sessions", "sessions, budgets and storage", "Who uses the 
 		line("Sessions", "That are kept.", "none", query{`llorch_sessions`, "{{instance}}"}),
 		line("Turns", "Warm, if the engine took part of the prompt from the session's KV.", "ops", query{`sum by (kv) (rate(llorch_session_turns_total` + rate + `))`, "{{kv}}"}),
 		line("Energy", "That the cards took, by their own counters.", "joule", query{`sum by (device) (increase(llorch_gpu_energy_joules_total` + rate + `))`, "card {{device}}"}),
+		line("Energy of tasks", "What the cards took for the tasks of each pool, and while no slot was busy.", "joule",
+			query{`sum by (pool_id) (increase(llorch_task_energy_joules_total{` + ofPool + `}` + rate + `))`, "{{pool_id}}"},
+			query{`sum by (device) (increase(llorch_gpu_idle_energy_joules_total` + rate + `))`, "card {{device}}, idle"}),
 	}},
 	{"Storage", []panel{
 		line("Disk", "Of the file system of the data folder.", "bytes", query{`llorch_data_folder_bytes`, "{{kind}}"}),

@@ -59,6 +59,7 @@ func (w *world) gpuSteps(step define) {
 	step(`^a worker of the model "([^"]*)" may load$`, w.aWorkerMayLoad)
 	step(`^a foreign process takes ([\d.]+) GiB of card (\d+)$`, w.aForeignProcessTakes)
 	step(`^no foreign process takes memory of card (\d+)$`, w.noForeignProcess)
+	step(`^card (\d+) takes (\d+) W, by a counter of its own$`, w.theCardTakes)
 	step(`^card (\d+) falls off the bus with XID (\d+)$`, w.theCardFallsOff)
 	step(`^card (\d+) is back$`, w.theCardIsBack)
 	step(`^replica "([^"]*)" is ready on cards? "([^"]*)"$`, w.theReplicaIsOn)
@@ -203,6 +204,10 @@ func (w *world) aForeignProcessTakes(gib float64, index int) error {
 
 func (w *world) noForeignProcess(index int) error {
 	return w.card(index, func(c *nvmlstub.Card) { c.Processes = nil })
+}
+
+func (w *world) theCardTakes(index int, watts int64) error {
+	return w.card(index, func(c *nvmlstub.Card) { c.Power, c.Energy, c.Flow = int(watts), 1, 1000*watts })
 }
 
 func (w *world) theCardFallsOff(index int, xid uint64) error {

@@ -170,7 +170,7 @@ func (s *stream) piece(e event, required, optional []string) error {
 }
 
 func (s *stream) end(e event) error {
-	o, err := object(e.Data, []string{"tokens_in", "tokens_out", "decode_time_ms", "finish_reason", "receipt"}, []string{"tool_calls", "result"})
+	o, err := object(e.Data, []string{"tokens_in", "tokens_out", "decode_time_ms", "finish_reason", "receipt"}, []string{"tool_calls", "result", "energy_j", "energy_cost"})
 	if err != nil {
 		return err
 	}
@@ -188,7 +188,7 @@ func (s *stream) end(e event) error {
 
 func checkMetrics(data string) error {
 	o, err := object(data, []string{"phase", "queue_depth", "queue_position", "predicted_start_ms", "on_time_probability", "kv_warmth"},
-		[]string{"failover", "load_progress", "budget_tokens_remaining", "budget_time_remaining_ms", "budget_cost_remaining"})
+		[]string{"failover", "load_progress", "budget_tokens_remaining", "budget_time_remaining_ms", "budget_cost_remaining", "budget_joules_remaining"})
 	if err == nil && !slices.Contains([]any{"queued", "loading", "prefill", "decode", "moving"}, o["phase"]) {
 		err = fmt.Errorf("there is no phase %v", o["phase"])
 	}

@@ -60,6 +60,8 @@ type End struct {
 	ToolCalls    []Call          `json:"tool_calls"`
 	Result       json.RawMessage `json:"result"` // of an embedding or a rerank
 	Receipt      Receipt         `json:"receipt"`
+	EnergyJ      *float64        `json:"energy_j"`
+	EnergyCost   *float64        `json:"energy_cost"`
 }
 
 // Receipt says what a stream's bytes depend on, and what they are (LO-204).

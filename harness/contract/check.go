@@ -140,7 +140,7 @@ func (d *Document) Refusal(e tape.Exchange) error {
 	if e.Status < http.StatusBadRequest || e.Method == http.MethodHead {
 		return nil
 	}
-	if err := d.fits("refusal", string(e.Body)); err != nil {
+	if err := d.fits(refusal, string(e.Body)); err != nil {
 		return fmt.Errorf("its body is no envelope: %w", err)
 	}
 	var envelope struct{ Code string }
@@ -155,6 +155,10 @@ func (d *Document) Refusal(e tape.Exchange) error {
 
 // Stream holds the events of a stream against their schemas, and counts them. A stream that the client left ends where it left.
 func (d *Document) Stream(e tape.Exchange) (events int, err error) {
+	o := d.operation(e.Method, e.Target)
+	if o == nil {
+		return 0, errors.New("the document has no such stream")
+	}
 	body := e.Body
 	if !e.Whole {
 		body = body[:bytes.LastIndex(body, []byte("\n\n"))+len("\n\n")]
@@ -169,10 +173,12 @@ func (d *Document) Stream(e tape.Exchange) (events int, err error) {
 		}
 		if err == nil && event.ID != "" {
 			id, _ := json.Marshal(event.ID) // a string can be
-			err = d.fits("id", string(id))
+			err = d.fits(eventID, string(id))
 		}
-		if err == nil {
-			err = d.fits(event.Name, event.Data)
+		if at, ok := o.events[event.Name]; err == nil && ok {
+			err = d.fits(at, event.Data)
+		} else if err == nil {
+			err = fmt.Errorf("the document has no such event of %s", o.id)
 		}
 		if err != nil {
 			return events, fmt.Errorf("event %q %s: %w", event.Name, event.Data, err)

@@ -120,6 +120,7 @@ func TestWhatIsNotInTheDocumentIsFound(t *testing.T) {
 	refusal := func(code string) []byte {
 		return fmt.Appendf(nil, `{"code":%q,"message":"it cannot be","retriable":false}`, code)
 	}
+	const task, log, line = "/v1/tasks/t/stream", "/v1/logs", `{"level":"info","ts":"2026-11-22T20:15:00.125Z","msg":"serving"}`
 	started := `{"task_id":"t","queue_position":0,"predicted_start_ms":0,"seed":1,"determinism":"strict"}`
 	cases := []struct {
 		name     string
@@ -142,9 +143,12 @@ func TestWhatIsNotInTheDocumentIsFound(t *testing.T) {
 		{"a refusal with the code of another operation", tape.Exchange{Target: "/v1/tasks/t", Status: 404, Body: refusal("MODEL_NOT_FOUND")}, "MODEL_NOT_FOUND"},
 		{"a refusal without an envelope", tape.Exchange{Target: "/nope", Status: 404, Body: []byte(`not found`)}, "envelope"},
 		{"a path that is not there", tape.Exchange{Target: "/nope", Status: 404, Body: refusal("NOT_FOUND")}, ""},
-		{"a stream", stream("started", started), ""},
-		{"a stream with another event", stream("begun", started), "no event"},
-		{"a stream with another field", stream("started", strings.Replace(started, "seed", "sown", 1)), "seed"},
+		{"a stream", stream(task, "started", started), ""},
+		{"a stream with another event", stream(task, "begun", started), "no such event"},
+		{"a stream with another field", stream(task, "started", strings.Replace(started, "seed", "sown", 1)), "seed"},
+		{"the log", stream(log, "line", line), ""},
+		{"a stream with another stream's event", stream(log, "started", started), "no such event"},
+		{"a line of the log that has no time", stream(log, "line", strings.Replace(line, "ts", "at", 1)), "ts"},
 		{"bytes", tape.Exchange{
 			Target: "/v1/artifacts/sha256-" + strings.Repeat("0", 64) + "/content", Status: 206, Body: []byte("b"),
 			Header: correlated("Content-Type", "text/markdown", "Etag", `"x"`, "Accept-Ranges", "bytes", "Content-Range", "bytes 1-1/3"),
@@ -189,9 +193,9 @@ func TestWhatIsNotInTheDocumentIsFound(t *testing.T) {
 	}
 }
 
-func stream(event, data string) tape.Exchange {
+func stream(target, event, data string) tape.Exchange {
 	return tape.Exchange{
-		Target: "/v1/tasks/t/stream", Status: 200, Body: fmt.Appendf(nil, "id: 0-00000000\nevent: %s\ndata: %s\n\n", event, data),
+		Target: target, Status: 200, Body: fmt.Appendf(nil, "id: 0-00000000\nevent: %s\ndata: %s\n\n", event, data),
 		Header: http.Header{"Content-Type": {"text/event-stream"}, "X-Correlation-Id": {"c"}},
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,7 +23,7 @@ import (
 type Document struct {
 	root       map[string]any
 	operations []*operation
-	schemas    map[string]*jsonschema.Schema // of the streams' events, by name; of their ids under "id"; of a refusal under "refusal"
+	schemas    map[string]*jsonschema.Schema // by where they stand in the document
 }
 
 // operation is one method of a path.
@@ -31,14 +32,15 @@ type operation struct {
 	path       []string // {…} stands for anything
 	codes      []string
 	statuses   []string
-	body       bool // it takes one
+	body       bool              // it takes one
+	events     map[string]string // of a stream, by their names: where the schema of their data stands
 }
 
-// eventSchemas names the schema of each event's data.
-var eventSchemas = map[string]string{
-	"started": "StartedEvent", "token": "TokenEvent", "tool_call": "ToolCallEvent", "metrics": "MetricsEvent", "end": "EndEvent", "error": "ErrorEvent",
-	"id": "EventID", "refusal": "Error",
-}
+// Where two schemas stand that no stream names: that of an event's id, and of a refusal.
+const (
+	eventID = "#/components/schemas/EventID"
+	refusal = "#/components/schemas/Error"
+)
 
 // Load reads the document.
 func Load() (*Document, error) {
@@ -59,9 +61,12 @@ func Load() (*Document, error) {
 			if !ok {
 				continue // what the path's operations share
 			}
-			o := &operation{id: id, method: strings.ToUpper(method), path: strings.Split(path, "/"), body: raw["requestBody"] != nil}
+			o := &operation{id: id, method: strings.ToUpper(method), path: strings.Split(path, "/"), body: raw["requestBody"] != nil, events: map[string]string{}}
 			for status, answer := range object(raw["responses"]) {
 				o.statuses = append(o.statuses, status)
+				for name, schema := range object(object(object(object(answer)["content"])["text/event-stream"])["x-sse-data"]) {
+					o.events[name] = fmt.Sprint(object(schema)["$ref"])
+				}
 				delete(object(object(object(answer)["content"])["*/*"]), "schema") // they are bytes, and prism reads those that are JSON
 			}
 			codes, _ := raw["x-error-codes"].([]any)
@@ -87,9 +92,13 @@ func (d *Document) compile() error {
 	if err := c.AddResource("api.json", doc); err != nil {
 		return fmt.Errorf("take the API's document: %w", err)
 	}
-	for name, schema := range eventSchemas {
-		if d.schemas[name], err = c.Compile("api.json#/components/schemas/" + schema); err != nil {
-			return fmt.Errorf("compile the schema of %s: %w", name, err)
+	all := []string{eventID, refusal}
+	for _, o := range d.operations {
+		all = slices.AppendSeq(all, maps.Values(o.events))
+	}
+	for _, at := range all {
+		if d.schemas[at], err = c.Compile("api.json" + at); err != nil {
+			return fmt.Errorf("compile the schema %s: %w", at, err)
 		}
 	}
 	return nil
@@ -138,17 +147,13 @@ func (d *Document) operation(method, target string) *operation {
 	return d.operations[at]
 }
 
-// fits holds JSON against a schema.
-func (d *Document) fits(name, text string) error {
-	schema := d.schemas[name]
-	if schema == nil {
-		return fmt.Errorf("the document has no event %q", name)
-	}
+// fits holds JSON against the schema that stands there.
+func (d *Document) fits(at, text string) error {
 	value, err := jsonschema.UnmarshalJSON(strings.NewReader(text))
 	if err != nil {
 		return fmt.Errorf("%q is no JSON: %w", text, err)
 	}
-	return schema.Validate(value) //nolint:wrapcheck // it says all
+	return d.schemas[at].Validate(value) //nolint:wrapcheck // it says all
 }
 
 func object(v any) map[string]any {

@@ -24,12 +24,16 @@ var as = []struct{ line, run string }{
 	{"llama-orch replay ID", "llama-orch replay rain-1"},
 	{"llama-orch rm ID...", "llama-orch rm rain-1"},
 	{"llama-orch top", "llama-orch top --once"},
+	{"llama-orch logs -f --level warn", "s=0; timeout 3 llama-orch logs -f --level warn || s=$?; test $s = 124"}, // it goes on until it is stopped
 	{"llama-orch snapshot -o FILE", "llama-orch snapshot -o snapshot.json && llama-orch snapshot diff snapshot.json"},
 	{"llama-orch init --from ollama", "llama-orch init --help"}, // neither Ollama nor llama-swap is here
 	{"llama-orch init --from llama-swap config.yaml", "llama-orch init --help"},
 	{"llama-orch pull hf:ORG/REPO/FILE.gguf", "llama-orch pull --help"}, // nothing is fetched from outside in a test
 	{"orchestratord serve --config FILE", "orchestratord serve --help"}, // it runs meanwhile
 	{"orchestratord ledger backup --config FILE COPY.db", "orchestratord ledger backup --config examples/haiku.yaml copy.db"},
+	{"orchestratord backup --config FILE DIR", "orchestratord backup --config examples/haiku.yaml copied"},
+	{"orchestratord backup --config FILE --keep 7 BACKUPS", "orchestratord backup --config examples/haiku.yaml --keep 7 backups"},
+	{"orchestratord restore --config FILE DIR", "orchestratord restore --data-dir put-back copied"}, // a daemon has the configured folder
 }
 
 // onPool runs the commands for one pool that a line lists, such as `pool drain|reload|health ID`. What depends on the kind of the pool is only asked
@@ -81,7 +85,7 @@ func TestTheCommandLines(t *testing.T) {
 				c.run = known.run
 			}
 		}
-		require.NotRegexp(t, `\b(ID|FILE|NAME|REF)\b`, c.run, "say in this test how the line is to be run")
+		require.NotRegexp(t, `\b(ID|FILE|DIR|NAME|REF)\b`, c.run, "say in this test how the line is to be run")
 		commands = append(commands, c)
 	}
 	require.Greater(t, len(commands), 20)

@@ -5,6 +5,7 @@ package handbook_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -94,10 +96,15 @@ func (p *place) up(t *testing.T) *daemon.Daemon {
 	return d
 }
 
+// hangs is how long lines may take that somebody pastes. Only what never ends takes longer.
+const hangs = 5 * time.Minute
+
 // paste runs lines in a shell, as somebody who copies them does. Only the address is another one.
 func (p *place) paste(t *testing.T, lines string) (stdout, stderr string, err error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "bash", "-e", "-u", "-c", strings.ReplaceAll(lines, "127.0.0.1:8080", p.addr))
+	ctx, cancel := context.WithTimeoutCause(t.Context(), hangs, errors.New("it does not end"))
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-e", "-u", "-c", strings.ReplaceAll(lines, "127.0.0.1:8080", p.addr))
 	cmd.Dir, cmd.Env = p.dir, p.env
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
@@ -105,7 +112,9 @@ func (p *place) paste(t *testing.T, lines string) (stdout, stderr string, err er
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err = cmd.Start(); err == nil {
 		defer func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }() // a daemon that a failed script left behind
-		err = cmd.Wait()
+		if err = cmd.Wait(); err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 	}
 	return out.String(), errs.String(), err
 }

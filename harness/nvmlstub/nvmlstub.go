@@ -58,6 +58,7 @@ type Card struct {
 	Temp      int   // °C
 	Power     int   // W
 	Energy    int64 // mJ since the driver was loaded; 0: the card has no counter
+	Flow      int64 // mJ by which that grows each second
 	ECC       *int64
 	Lost      bool // it fell off the bus
 	Processes []Process
@@ -97,7 +98,7 @@ func (s *State) Write(path string) error {
 	for i, c := range s.Cards {
 		fmt.Fprintf(&b, "card %d uuid=%s name=\"%s\" total=%d used=%d util=%d temp=%d power=%d", i, c.UUID, c.Name, c.Total, c.Used, c.Util, c.Temp, c.Power)
 		if c.Energy > 0 {
-			fmt.Fprintf(&b, " energy=%d", c.Energy)
+			fmt.Fprintf(&b, " energy=%d flow=%d", c.Energy, c.Flow)
 		}
 		if c.ECC != nil {
 			fmt.Fprintf(&b, " ecc=%d", *c.ECC)

@@ -25,7 +25,7 @@ const patience = 60 * time.Second
 
 // browser is one tab of a real browser, and what it complained about.
 type browser struct {
-	t   *testing.T
+	t   testing.TB
 	ctx context.Context //nolint:containedctx // chromedp keeps the tab in it
 	axe string
 
@@ -34,9 +34,10 @@ type browser struct {
 }
 
 // open starts a browser. It has no sandbox, which a container may not allow: it sees nothing but the daemon of this test.
-func open(t *testing.T) *browser {
+func open(t testing.TB) *browser {
+	t.Helper()
 	tools := os.Getenv("LLORCH_PAGE_TOOLS")
-	require.NotEmpty(t, tools, "these tests need a browser from npm: run `go tool mage check:page`")
+	require.NotEmpty(t, tools, "these tests need a browser from npm: run `go tool mage check:page` or `page:bench`")
 	at := filepath.Join(tools, "browser")
 	home := t.TempDir()
 	fonts := filepath.Join(home, "fonts.conf") // so that text looks the same on a machine without fonts

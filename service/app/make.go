@@ -128,7 +128,7 @@ func (a *App) makeTracer() (err error) {
 func (a *App) makeFleet() (err error) {
 	c := a.o.Config
 	a.engines = control.NewEngines(a.o.Engines, a.fetches, a.policy, a.shelf, a.o.Log.Named("provision"))
-	a.cards = control.NewCards(a.o.Log)
+	a.cards = control.NewCards(a.o.Log, c.Energy)
 	o := pool.Options{
 		Specs: control.PoolSpecs(c, a.o.LibsDir, a.engines), WorkerExe: a.o.Exe, Guard: []string{a.o.Exe, "guard"}, RunDir: filepath.Join(c.DataDir, "run"),
 		LearnedFile: filepath.Join(c.DataDir, datafolder.Learned), KnownFile: filepath.Join(c.DataDir, datafolder.Known), Log: a.o.Log, Registerer: a.registry,
@@ -165,11 +165,12 @@ func (a *App) makeFlow() (err error) {
 	}
 	a.registry.MustRegister(a.fleet.KVMetrics(a.sessions))
 	a.schedule = scheduler.New(scheduler.Options{
-		Pools: control.SchedulerPools(c), Replicas: a.fleet.Replicas(), Ledger: a.ledger, Sessions: a.sessions,
+		Pools: control.SchedulerPools(c), Replicas: a.fleet.Replicas(), Ledger: a.ledger, Sessions: a.sessions, Energy: a.cards.Meter(),
 		Residency: a.residency, SwapWithin: c.Swap.MaxWaitBatch,
 		Narrator: observe.NewNarrator(log.Named("scheduler")), Metrics: scheduler.NewMetrics(a.registry), Tracer: a.tracer,
 		Log: log.Named("scheduler"), Now: time.Now,
-		MicroBatch: time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,
+		MicroBatch:   time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,
+		MeasuredFile: filepath.Join(c.DataDir, datafolder.Measured),
 	})
 	a.residency.Serve(a.schedule)
 	desk := admission.NewDesk(admission.Options{
@@ -232,7 +233,7 @@ func (a *App) makeFront() error {
 	a.feeder = served.Feeder
 	if c.Page == config.PageOn {
 		a.page, err = served.Page(page.Options{
-			Views: control.NewPageViews(shown, a.schedule, a.residency, a.sessions, a.shelf, a.guard.Identity()), Door: a.guard, Version: a.o.Version, Log: log,
+			Views: control.NewPageViews(shown, a.schedule, a.residency, a.sessions, a.shelf, a.guard.Identity(), c.DataDir), Logs: logs{a.o.Logs}, Door: a.guard, Version: a.o.Version, Log: log,
 		})
 		if err != nil {
 			return err

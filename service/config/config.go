@@ -20,6 +20,7 @@ type Config struct {
 	DataDir         string                    `yaml:"data_dir" jsonschema:"default=~/.local/state/llama-orch,minLength=1" jsonschema_description:"Folder of the durable state. LLORCH_DATA_DIR overrides it. A relative path is relative to this file's folder."`
 	Auth            Auth                      `yaml:"auth" jsonschema_description:"Who may call the API."`
 	TLS             TLS                       `yaml:"tls" jsonschema_description:"TLS on bind_addr, with a certificate of yours. Left out: plain HTTP."`
+	Announce        Announce                  `yaml:"announce" jsonschema_description:"Whether this server can be found on the local network. It cannot by default."`
 	Fronts          Fronts                    `yaml:"fronts" jsonschema_description:"Which dialects are served beside the native API, and how. A list alone names the dialects."`
 	Page            string                    `yaml:"page" jsonschema:"default=on,enum=on,enum=off" jsonschema_description:"The status page, which browsers get at /."`
 	Aliases         map[string]Alias          `yaml:"aliases" jsonschema_description:"Further names of models. The name * stands for every name that nothing else has. A model's name alone stands for the whole entry."`
@@ -29,6 +30,7 @@ type Config struct {
 	Rates           Rates                     `yaml:"rates" jsonschema_description:"How many tasks each API token may send, by priority. Beyond that a task is refused with 429."`
 	Sessions        Sessions                  `yaml:"sessions" jsonschema_description:"How long a session lives, and how many there are. POST /v1/sessions can ask for another time and number of turns."`
 	Budgets         Budgets                   `yaml:"budgets" jsonschema_description:"What tasks may take together. Beyond that they are refused with 429."`
+	Energy          Energy                    `yaml:"energy" jsonschema_description:"What electricity costs, for the cost of what the cards take for tasks. Only cards with a counter of their own tell that."`
 	Ledger          Ledger                    `yaml:"ledger" jsonschema_description:"The record of tasks in the data folder. Tasks without an outcome are always kept."`
 	Tracing         Tracing                   `yaml:"tracing" jsonschema_description:"Traces of tasks for an OpenTelemetry collector. Off by default."`
 	Stream          Stream                    `yaml:"stream" jsonschema_description:"How events are sent."`
@@ -58,6 +60,12 @@ type Auth struct {
 type TLS struct {
 	Cert string `yaml:"cert" jsonschema_description:"PEM file with the certificate, followed by those between it and the root. A relative path is relative to this file's folder. It is read again when it has changed."`
 	Key  string `yaml:"key" jsonschema_description:"PEM file with the certificate's key."`
+}
+
+// Announce says whether the server can be found by multicast DNS (LO-642).
+type Announce struct {
+	MDNS bool   `yaml:"mdns" jsonschema:"default=false" jsonschema_description:"Announce this server by multicast DNS, as a service of type _llama-orch._tcp; llama-orch discover finds it then. bind_addr has to be an address that other machines reach."`
+	Name string `yaml:"name" jsonschema:"maxLength=63" jsonschema_description:"What it is called there. Left out: the name of this machine."`
 }
 
 // Fronts says which dialects are served (LO-427).
@@ -164,15 +172,30 @@ type Budgets struct {
 type Budget struct {
 	Tokens int     `yaml:"tokens" jsonschema:"default=0,minimum=0,maximum=9007199254740991" jsonschema_description:"Tokens, in and out together; 0 means no bound."`
 	TimeMS int     `yaml:"time_ms" jsonschema:"default=0,minimum=0,maximum=9007199254740" jsonschema_description:"Milliseconds of decoding; 0 means no bound."`
-	Cost   float64 `yaml:"cost" jsonschema:"default=0,minimum=0,maximum=1000000000" jsonschema_description:"Cost, at the pools' prices; 0 means no bound."`
+	Cost   float64 `yaml:"cost" jsonschema:"default=0,minimum=0,maximum=1000000000" jsonschema_description:"Cost, at the pools' prices and that of electricity; 0 means no bound."`
+	Joules float64 `yaml:"joules" jsonschema:"default=0,minimum=0,maximum=1000000000000" jsonschema_description:"Joules that cards take for tasks, where they have a counter; 0 means no bound."`
 }
 
 // TokenBudget is a budget that renews.
 type TokenBudget struct {
 	Tokens int           `yaml:"tokens" jsonschema:"default=0,minimum=0,maximum=9007199254740991" jsonschema_description:"Tokens, in and out together; 0 means no bound."`
 	TimeMS int           `yaml:"time_ms" jsonschema:"default=0,minimum=0,maximum=9007199254740" jsonschema_description:"Milliseconds of decoding; 0 means no bound."`
-	Cost   float64       `yaml:"cost" jsonschema:"default=0,minimum=0,maximum=1000000000" jsonschema_description:"Cost, at the pools' prices; 0 means no bound."`
+	Cost   float64       `yaml:"cost" jsonschema:"default=0,minimum=0,maximum=1000000000" jsonschema_description:"Cost, at the pools' prices and that of electricity; 0 means no bound."`
+	Joules float64       `yaml:"joules" jsonschema:"default=0,minimum=0,maximum=1000000000000" jsonschema_description:"Joules that cards take for tasks, where they have a counter; 0 means no bound."`
 	Renew  time.Duration `yaml:"renew" jsonschema:"default=24h" jsonschema_description:"How often it renews. With 24h it renews at midnight UTC."`
+}
+
+// Energy is what electricity costs (LO-626).
+type Energy struct {
+	PricePerKWh float64 `yaml:"price_per_kwh" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"A kilowatt-hour. The unit is yours, and that of the pools' prices. 0: tasks are told no cost of their energy."`
+	Night       Night   `yaml:"night" jsonschema_description:"Another price for a part of each day. Left out: there is one price."`
+}
+
+// Night is the part of a day in which electricity has another price.
+type Night struct {
+	From        string  `yaml:"from" jsonschema:"pattern=^([01][0-9]|2[0-3]):[0-5][0-9]$" jsonschema_description:"When it begins, such as 22:00, in the time zone of this machine."`
+	To          string  `yaml:"to" jsonschema:"pattern=^([01][0-9]|2[0-3]):[0-5][0-9]$" jsonschema_description:"When it ends, such as 06:00."`
+	PricePerKWh float64 `yaml:"price_per_kwh" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"A kilowatt-hour in that time."`
 }
 
 // Ledger says how long finished tasks are remembered (LO-202).

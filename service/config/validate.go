@@ -35,7 +35,9 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 	c.folders(ps)
 	c.cors(ps)
 	c.tls(ps)
+	c.announce(ps)
 	c.tracing(ps)
+	c.energy(ps)
 	c.token(ps, env)
 	if !c.where.set("limits.prompt_bytes") { // who takes smaller bodies means it
 		c.Limits.PromptBytes = min(c.Limits.PromptBytes, c.Limits.BodyBytes)

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 	"pgregory.net/rapid"
 
+	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
@@ -19,7 +20,7 @@ import (
 // ORCH-3053: what is critical is told to the pools at once, what another program did alone is not; and workers that wait for a
 // card are told when it is back.
 func TestTroubleIsToldAtOnce(t *testing.T) {
-	m, back := NewCards(zap.NewNop()), 0
+	m, back := NewCards(zap.NewNop(), config.Energy{}), 0
 	var told []int
 	m.Watch(func() { back++ }, func(card int) { told = append(told, card) })
 	m.note(gpu.Event{Kind: gpu.XID, XID: 13, Card: 1, Text: "an application's own fault"})
@@ -31,6 +32,34 @@ func TestTroubleIsToldAtOnce(t *testing.T) {
 	m.note(gpu.Event{Kind: gpu.CardBack, Card: 0})
 	m.note(gpu.Event{Kind: gpu.DriverBack, Card: -1})
 	require.Equal(t, 2, back)
+}
+
+// LO-504, LO-626: what the cards' counters say goes to the tasks, at the prices of the configuration.
+func TestCountersAreSplitOverTasks(t *testing.T) {
+	c := NewCards(zap.NewNop(), config.Energy{PricePerKWh: 0.36, Night: config.Night{From: "22:30", To: "06:00", PricePerKWh: 0.18}})
+	day := time.Date(2026, 1, 2, 12, 0, 0, 0, time.Local)
+	counted := func(at time.Time, joules float64) {
+		c.count([]gpu.Counter{{Card: 0, UUID: "GPU-0", At: at, Joules: joules}})
+	}
+	counted(day, 100)
+	require.Nil(t, c.Meter().Begin(nil, day), "it is on no card")
+	u := c.Meter().Begin([]int{0}, day)
+	u.End(day.Add(time.Second))
+	counted(day.Add(time.Second), 300)
+	took, known := u.Taken()
+	require.True(t, known)
+	require.InDelta(t, 200, took.Joules, 1e-9)
+	require.InDelta(t, 200*0.36/3.6e6, took.Cost, 1e-12)
+
+	night := time.Date(2026, 1, 2, 22, 30, 0, 0, time.Local)
+	counted(night, 1000)
+	u = c.Meter().Begin([]int{0}, night)
+	u.End(night.Add(time.Second))
+	counted(night.Add(time.Second), 1200)
+	took, known = u.Taken()
+	require.True(t, known)
+	require.InDelta(t, 200*0.18/3.6e6, took.Cost, 1e-12)
+	require.False(t, tariff(config.Energy{}).Set())
 }
 
 // LO-501, LO-503: the plan of swaps and the ledger, which must not know each other, choose the same card.

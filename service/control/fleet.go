@@ -132,5 +132,5 @@ type lease struct{ *pool.Lease }
 
 func (l lease) Replica() scheduler.Replica {
 	i := l.Info()
-	return scheduler.Replica{ID: i.ID, EngineVersion: i.EngineVersion, ModelDigest: i.ModelDigest, Fingerprint: i.Fingerprint, Slots: i.EngineSlots, Piece: i.Piece, ReadyAt: i.Since, LoadTime: i.LoadTime}
+	return scheduler.Replica{ID: i.ID, EngineVersion: i.EngineVersion, ModelDigest: i.ModelDigest, Fingerprint: i.Fingerprint, Slots: i.EngineSlots, Piece: i.Piece, ReadyAt: i.Since, LoadTime: i.LoadTime, Cards: i.Cards}
 }

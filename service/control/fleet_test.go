@@ -41,7 +41,7 @@ func TestAQueueThatStandsStillShowsInHealthAndReadiness(t *testing.T) {
 	book, err := sqlite.Open(sqlite.Options{Path: filepath.Join(t.TempDir(), sqlite.FileName)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, book.Close()) })
-	f := NewFleet(NewSetup(config.Config{Pools: []config.Pool{{ID: "default", Engine: "llamacpp"}}}), pools, NewCards(zap.NewNop()), nil, time.Now)
+	f := NewFleet(NewSetup(config.Config{Pools: []config.Pool{{ID: "default", Engine: "llamacpp"}}}), pools, NewCards(zap.NewNop(), config.Energy{}), nil, time.Now)
 	registry := prometheus.NewRegistry()
 	s = scheduler.New(scheduler.Options{
 		Pools:    []scheduler.Pool{{ID: "default", Engine: "llamacpp", Capacity: 4, Policy: queue.Reject, Wall: time.Hour, Idle: time.Hour}},

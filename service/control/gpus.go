@@ -24,7 +24,7 @@ func (f views) GPUs() api.GPUsView {
 	for _, c := range inventory.Cards {
 		g := api.GPUView{
 			Index: c.Index, UUID: c.UUID, Name: c.Name, DriverVersion: inventory.Driver, Healthy: c.Healthy, LastError: c.Problem,
-			VRAMTotal: c.Total, VRAMUsed: c.Used, Utilization: c.Utilization, TemperatureC: c.Temperature, PowerW: c.Power,
+			VRAMTotal: c.Total, VRAMUsed: c.Used, Utilization: c.Utilization, TemperatureC: c.Temperature, PowerW: c.Power, EnergyJ: c.Energy,
 		}
 		at := slices.IndexFunc(view.Cards, func(v vram.CardView) bool { return v.Index == c.Index })
 		if at < 0 {
@@ -92,12 +92,13 @@ var (
 	temperatureDesc = prometheus.NewDesc("llorch_gpu_temperature_celsius", "Temperature of a card (LO-613).", []string{observe.LabelDevice}, nil)
 	powerDesc       = prometheus.NewDesc("llorch_gpu_power_watts", "Power that a card draws (LO-613).", []string{observe.LabelDevice}, nil)
 	energyDesc      = prometheus.NewDesc("llorch_gpu_energy_joules_total", "Energy that a card has taken since its driver was loaded, by its own counter (LO-625).", []string{observe.LabelDevice}, nil)
+	idleDesc        = prometheus.NewDesc("llorch_gpu_idle_energy_joules_total", "Energy that a card has taken while none of its slots was busy, since this process began to look (LO-504).", []string{observe.LabelDevice}, nil)
 	healthyDesc     = prometheus.NewDesc("llorch_gpu_healthy", "1 if a card can be given work (LO-613).", []string{observe.LabelDevice}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (c cardMetrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{utilizationDesc, usedDesc, memoryDesc, temperatureDesc, powerDesc, energyDesc, healthyDesc} {
+	for _, d := range []*prometheus.Desc{utilizationDesc, usedDesc, memoryDesc, temperatureDesc, powerDesc, energyDesc, idleDesc, healthyDesc} {
 		out <- d
 	}
 }
@@ -143,6 +144,9 @@ func (c cardMetrics) collectCards(inventory gpu.Inventory, out chan<- prometheus
 		if card.Energy > 0 { // power that was sampled is no measure of it
 			out <- prometheus.MustNewConstMetric(energyDesc, prometheus.CounterValue, card.Energy, device)
 		}
+	}
+	for card, joules := range c.cards.meter.Idle() {
+		out <- prometheus.MustNewConstMetric(idleDesc, prometheus.CounterValue, joules, strconv.Itoa(card))
 	}
 	for _, v := range c.cards.ledger.View().Cards {
 		device := strconv.Itoa(v.Index)

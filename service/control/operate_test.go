@@ -58,7 +58,7 @@ func operate(t *testing.T, pools ...string) *operated {
 	env := func(name string) string { return map[string]string{"LLORCH_API_TOKEN": "the-right-token-1234"}[name] }
 	c, err := config.Load(o.path, env)
 	require.NoError(t, err)
-	setup, cards := NewSetup(c), NewCards(zap.NewNop())
+	setup, cards := NewSetup(c), NewCards(zap.NewNop(), config.Energy{})
 	rules, err := policy.New(policy.Options{Rules: PolicyRules(c), Log: zap.NewNop(), Registerer: registry})
 	require.NoError(t, err)
 	fetches, err := fetch.New(fetch.Settings{Client: rules.Client(policy.Download)})

@@ -3,10 +3,12 @@
 package control
 
 import (
+	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/front/page"
+	"github.com/llama-orch/llama-orch/service/supply/fetch"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -19,13 +21,14 @@ type PageViews struct {
 	sessions  *Sessions
 	shelf     *Shelf
 	caller    string // the identity of the callers with the token; empty: there is no token
+	folder    string // of the data
 }
 
 var _ page.Views = PageViews{}
 
 // NewPageViews makes them.
-func NewPageViews(shown api.Pools, s *scheduler.Scheduler, r *residency.Manager, sessions *Sessions, shelf *Shelf, caller string) PageViews {
-	return PageViews{s, shown, r, sessions, shelf, caller}
+func NewPageViews(shown api.Pools, s *scheduler.Scheduler, r *residency.Manager, sessions *Sessions, shelf *Shelf, caller, folder string) PageViews {
+	return PageViews{s, shown, r, sessions, shelf, caller, folder}
 }
 
 // Pools implements page.Views.
@@ -51,6 +54,13 @@ func (v PageViews) Sessions(most int) []task.SessionStatus { return v.sessions.L
 
 // Budget implements page.Views.
 func (v PageViews) Budget() task.Budgets { return v.sessions.Rests("", v.caller) }
+
+// Host implements page.Views.
+func (v PageViews) Host() (h page.Host) {
+	h.MemoryFree, _ = process.MemAvailable()
+	h.DiskFree, _, _ = fetch.Disk(v.folder)
+	return h
+}
 
 // Models implements page.Views.
 func (v PageViews) Models() []api.CatalogModel { return v.shelf.Models("") }

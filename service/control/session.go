@@ -36,7 +36,7 @@ type Sessions struct {
 func OpenSessions(f Fleet, record SessionLedger, r prometheus.Registerer, log *zap.Logger) (*Sessions, error) {
 	c := f.config()
 	budgets, err := budget.New(context.Background(), budget.Options{
-		Token: amount(config.Budget{Tokens: c.Budgets.Token.Tokens, TimeMS: c.Budgets.Token.TimeMS, Cost: c.Budgets.Token.Cost}),
+		Token: amount(config.Budget{Tokens: c.Budgets.Token.Tokens, TimeMS: c.Budgets.Token.TimeMS, Cost: c.Budgets.Token.Cost, Joules: c.Budgets.Token.Joules}),
 		Renew: c.Budgets.Token.Renew, Price: f.price, Ledger: record, Now: f.now,
 	})
 	if err != nil {
@@ -91,8 +91,8 @@ func (s *Sessions) Recover(t task.Task) {
 }
 
 // Charge implements scheduler.Sessions.
-func (s *Sessions) Charge(r task.Record, decode time.Duration) *task.Charge {
-	return s.budgets.Charge(&r, decode)
+func (s *Sessions) Charge(r task.Record, decode time.Duration, energy *task.Energy) *task.Charge {
+	return s.budgets.Charge(&r, decode, energy)
 }
 
 // Settle implements scheduler.Sessions.
@@ -107,7 +107,10 @@ func (s *Sessions) Rests(sessionID, actor string) task.Budgets {
 }
 
 func amount(b config.Budget) task.Amount {
-	return task.Amount{Tokens: int64(b.Tokens), Time: time.Duration(b.TimeMS) * time.Millisecond, Cost: int64(math.Ceil(b.Cost * task.CostUnit))}
+	return task.Amount{
+		Tokens: int64(b.Tokens), Time: time.Duration(b.TimeMS) * time.Millisecond, Cost: int64(math.Ceil(b.Cost * task.CostUnit)),
+		Energy: int64(math.Ceil(b.Joules * task.Millijoules)),
+	}
 }
 
 // price returns what a token costs in a pool now.

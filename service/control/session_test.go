@@ -49,7 +49,7 @@ func turnOf(id, session string) task.Task {
 }
 
 func (s *Sessions) end(r task.Record) {
-	r.Charge = s.Charge(r, 0)
+	r.Charge = s.Charge(r, 0, nil)
 	s.Settle(r)
 }
 
@@ -114,7 +114,7 @@ func BenchmarkAdmission(b *testing.B) {
 				s.Home(id)
 				s.Warm(id)
 				s.Rests(id, "me")
-				r.Charge = s.Charge(r, 0)
+				r.Charge = s.Charge(r, 0, nil)
 				s.Settle(r)
 			}
 		})

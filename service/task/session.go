@@ -12,19 +12,23 @@ type Amount struct {
 	Tokens int64 // in and out together
 	Time   time.Duration
 	Cost   int64 // millionths
+	Energy int64 // millijoules that cards took
 }
 
 // CostUnit is the number of units of Amount.Cost in a cost of 1, as clients and the configuration count it.
 const CostUnit = 1_000_000
 
+// Millijoules are the units of Amount.Energy in a joule.
+const Millijoules = 1000
+
 // Plus is the sum.
 func (a Amount) Plus(b Amount) Amount {
-	return Amount{Tokens: a.Tokens + b.Tokens, Time: a.Time + b.Time, Cost: a.Cost + b.Cost}
+	return Amount{Tokens: a.Tokens + b.Tokens, Time: a.Time + b.Time, Cost: a.Cost + b.Cost, Energy: a.Energy + b.Energy}
 }
 
 // Minus is the difference.
 func (a Amount) Minus(b Amount) Amount {
-	return Amount{Tokens: a.Tokens - b.Tokens, Time: a.Time - b.Time, Cost: a.Cost - b.Cost}
+	return Amount{Tokens: a.Tokens - b.Tokens, Time: a.Time - b.Time, Cost: a.Cost - b.Cost, Energy: a.Energy - b.Energy}
 }
 
 // Session is the part of a session that survives a restart (ORCH-3021).
@@ -66,6 +70,7 @@ type Budgets struct {
 	Tokens Rest[int64]   `json:"budget_tokens_remaining,omitzero"`
 	TimeMS Rest[int64]   `json:"budget_time_remaining_ms,omitzero"`
 	Cost   Rest[float64] `json:"budget_cost_remaining,omitzero"`
+	Joules Rest[float64] `json:"budget_joules_remaining,omitzero"`
 }
 
 // SessionRequest asks for a session. Zero in a field means the configured value.

@@ -152,6 +152,9 @@ type End struct {
 	ToolCalls    []ToolCall      `json:"tool_calls,omitempty"` // whole, in the order in which they began
 	Result       json.RawMessage `json:"result,omitempty"`
 	Receipt      Receipt         `json:"receipt"`
+	// EnergyJ is what the cards took for the task, in joules, and EnergyCost what that cost (LO-504, LO-626); nil: that is not known.
+	EnergyJ    *float64 `json:"energy_j,omitempty"`
+	EnergyCost *float64 `json:"energy_cost,omitempty"`
 }
 
 // Metrics is the data of a `metrics` frame: moving figures, never part of the log (OC-CTRL-2023).
@@ -214,6 +217,8 @@ type Record struct {
 	Transcript  Transcript // of a task in a final state
 	End         *End       // set when completed
 	Err         *Error     // set when failed or canceled
+	EnergyJ     *float64   // as in End, of a task that has none
+	EnergyCost  *float64   // the same
 	SealedAt    string     // the last event before the terminal one, once final
 	LastEventID string
 	Proof       Proof     // set by the ledger, once final
@@ -272,6 +277,7 @@ func (r Record) Status() Status {
 		StartedAt: r.StartedAt, FinishedAt: r.FinishedAt, TokensIn: r.Task.PromptTokens, TokensOut: len(r.Transcript.Ends),
 		LastEventID: r.LastEventID, End: r.End, Err: r.Err, Actor: r.Task.Request.Actor,
 	}
+	s.EnergyJ, s.EnergyCost = r.Energy()
 	if r.End != nil {
 		s.TokensIn, s.TokensOut = r.End.TokensIn, r.End.TokensOut
 	}
@@ -279,6 +285,14 @@ func (r Record) Status() Status {
 		s.DeletedAt, s.TokensIn, s.TokensOut = d.At, d.TokensIn, d.TokensOut
 	}
 	return s
+}
+
+// Energy is what the cards took for the task, however it ended (LO-504).
+func (r Record) Energy() (joules, cost *float64) {
+	if r.End != nil {
+		return r.End.EnergyJ, r.End.EnergyCost
+	}
+	return r.EnergyJ, r.EnergyCost
 }
 
 // CancelResult returns the answer to a cancel of a task that has ended.
@@ -313,6 +327,8 @@ type Status struct {
 	TokensIn       int
 	TokensOut      int
 	LastEventID    string
+	EnergyJ        *float64 // what the cards took, in joules; this and the next are nil where that is not known
+	EnergyCost     *float64
 	End            *End   // set when completed
 	Err            *Error // set when failed or canceled
 }

@@ -41,6 +41,9 @@ func (c guarded) Run(ctx context.Context, request *sdk.TaskRequest) iter.Seq2[sd
 					more = 1
 				case sdk.End:
 					more = int64(e.TokensIn) + max(0, int64(e.TokensOut)-counted)
+					if e.EnergyJ != nil {
+						g.Burn(*e.EnergyJ)
+					}
 				}
 				counted += more
 				if over := g.Spend(more); over != nil {

@@ -23,6 +23,7 @@ type speaker struct {
 	wait  time.Duration
 	asked []*sdk.TaskRequest
 	left  bool // somebody stopped listening
+	took  *float64
 }
 
 func (s *speaker) Run(ctx context.Context, r *sdk.TaskRequest) iter.Seq2[sdk.Event, error] {
@@ -43,7 +44,7 @@ func (s *speaker) Run(ctx context.Context, r *sdk.TaskRequest) iter.Seq2[sdk.Eve
 				return
 			}
 		}
-		yield(sdk.End{TokensIn: 5, TokensOut: len(s.words)}, nil)
+		yield(sdk.End{TokensIn: 5, TokensOut: len(s.words), EnergyJ: s.took}, nil)
 	}
 }
 
@@ -74,6 +75,25 @@ func TestACallerIsHeldToBudgets(t *testing.T) {
 		_, err = llm.Invoke(ctx, New(Rules{Time: time.Minute}).Caller(slow), &sdk.TaskRequest{})
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 	})
+}
+
+// LO-627: the call after the one that passes the budget is refused; what the server does not know counts as nothing.
+func TestACallerIsHeldToABudgetOfJoules(t *testing.T) {
+	took := 60.0
+	s := &speaker{words: []string{"a"}, took: &took}
+	guarded := New(Rules{Joules: 100}).Caller(s)
+	for range 2 {
+		_, err := llm.Invoke(t.Context(), guarded, &sdk.TaskRequest{})
+		require.NoError(t, err)
+	}
+	_, err := llm.Invoke(t.Context(), guarded, &sdk.TaskRequest{})
+	refuses(t, err, Joules, "120.0 joules are used, of 100")
+	s.took = nil
+	guarded = New(Rules{Joules: 0.1}).Caller(s)
+	for range 3 {
+		_, err = llm.Invoke(t.Context(), guarded, &sdk.TaskRequest{})
+		require.NoError(t, err)
+	}
 }
 
 // LO-919

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package guard holds a program to rules: budgets of calls, tokens and time, paths, commands, and checks of answers (LO-919).
+// Package guard holds a program to rules: budgets of calls, tokens, time and energy, paths, commands, and checks of answers (LO-919).
 package guard
 
 import (
@@ -22,6 +22,7 @@ const (
 	Calls    Rule = "calls"
 	Tokens   Rule = "tokens"
 	Time     Rule = "time"
+	Joules   Rule = "joules"
 	Paths    Rule = "paths"
 	Commands Rule = "commands"
 	Answer   Rule = "answer"
@@ -52,6 +53,7 @@ type Rules struct {
 	Calls    int           // of models
 	Tokens   int64         // in and out, over all calls
 	Time     time.Duration // since New
+	Joules   float64       // that cards took for the calls that have ended, as far as the server knows (LO-627)
 	Paths    []string      // files, folders with all below them, and patterns of path.Match
 	Commands []string      // names, or names with the arguments that they begin with: `git log`
 }
@@ -64,6 +66,7 @@ type Guard struct {
 	mu     sync.Mutex
 	calls  int
 	tokens int64
+	joules float64
 }
 
 // New begins to count.
@@ -95,6 +98,9 @@ func (g *Guard) Call() error {
 	if g.rules.Tokens > 0 && g.tokens >= g.rules.Tokens {
 		return g.spent()
 	}
+	if g.rules.Joules > 0 && g.joules >= g.rules.Joules {
+		return refused(Joules, "%.1f joules are used, of %g: raise the budget, or let the program end sooner", g.joules, g.rules.Joules)
+	}
 	g.calls++
 	return nil
 }
@@ -108,6 +114,13 @@ func (g *Guard) Spend(tokens int64) error {
 		return g.spent()
 	}
 	return nil
+}
+
+// Burn counts joules. It is known what a call took once it has ended, so it is the next one that is refused.
+func (g *Guard) Burn(joules float64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.joules += max(joules, 0)
 }
 
 func (g *Guard) late() error {

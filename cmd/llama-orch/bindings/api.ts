@@ -543,7 +543,7 @@ export interface paths {
         put?: never;
         /**
          * Activate or retire a model
-         * @description New tasks for a retired model are MODEL_DEPRECATED; those that run may finish until the deadline, when its pools drain.
+         * @description New tasks for a retired model are MODEL_DEPRECATED; those that run may finish until the deadline, when its pools drain. A model that a restore brought back retired, without its files, is fetched when it is activated, and is Fetching until then.
          */
         post: operations["setModelState"];
         delete?: never;
@@ -1012,6 +1012,16 @@ export interface components {
             deleted_at?: string;
             tokens_in: number;
             tokens_out: number;
+            /**
+             * Format: double
+             * @description Joules that the cards took for the task, however it ended. Left out where that is not known.
+             */
+            energy_j?: number;
+            /**
+             * Format: double
+             * @description What these cost, at the configured price of electricity. Left out where there is none.
+             */
+            energy_cost?: number;
             last_event_id?: components["schemas"]["EventID"];
             end?: components["schemas"]["EndEvent"];
             error?: components["schemas"]["Error"];
@@ -1189,6 +1199,8 @@ export interface components {
             budget_time_remaining_ms?: number;
             /** Format: double */
             budget_cost_remaining?: number;
+            /** Format: double */
+            budget_joules_remaining?: number;
         };
         EndEvent: {
             tokens_in: number;
@@ -1206,6 +1218,16 @@ export interface components {
             /** @description The answer of an embedding or rerank task, as its workload defines it. */
             result?: unknown;
             receipt: components["schemas"]["Receipt"];
+            /**
+             * Format: double
+             * @description Joules that the cards took for the task, by their own counters, shared with what else they computed. Left out where that is not known.
+             */
+            energy_j?: number;
+            /**
+             * Format: double
+             * @description What these cost, at the configured price of electricity. Left out where there is none.
+             */
+            energy_cost?: number;
         };
         /** @description What the stream's bytes depend on, and what they are. */
         Receipt: {
@@ -1280,6 +1302,8 @@ export interface components {
             budget_time_remaining_ms?: number;
             /** Format: double */
             budget_cost_remaining?: number;
+            /** Format: double */
+            budget_joules_remaining?: number;
             /** Format: date-time */
             created_at: string;
         };
@@ -1312,6 +1336,11 @@ export interface components {
              * @description At the prices of the configuration.
              */
             cost?: number;
+            /**
+             * Format: double
+             * @description That cards take for tasks, as far as that is known.
+             */
+            joules?: number;
         };
         PoolModel: {
             id: string;
@@ -1592,6 +1621,11 @@ export interface components {
             temperature_c?: number;
             /** Format: double */
             power_w?: number;
+            /**
+             * Format: double
+             * @description Joules since the driver was loaded, by the card's own counter. Left out where it has none.
+             */
+            energy_j?: number;
             /** @description The replicas on this GPU, and other programs. */
             holders: components["schemas"]["VRAMHolder"][];
         };
@@ -2209,6 +2243,8 @@ export interface components {
         BudgetTime: number;
         /** @description Cost left in the session's budget, where it has one. */
         BudgetCost: number;
+        /** @description Joules left in the session's budget, where it has one. */
+        BudgetJoules: number;
     };
     pathItems: never;
 }
@@ -2293,6 +2329,7 @@ export interface operations {
                     "X-Budget-Tokens-Remaining": components["headers"]["BudgetTokens"];
                     "X-Budget-Time-Remaining-Ms": components["headers"]["BudgetTime"];
                     "X-Budget-Cost-Remaining": components["headers"]["BudgetCost"];
+                    "X-Budget-Joules-Remaining": components["headers"]["BudgetJoules"];
                     [name: string]: unknown;
                 };
                 content: {
@@ -2523,6 +2560,7 @@ export interface operations {
                     "X-Budget-Tokens-Remaining": components["headers"]["BudgetTokens"];
                     "X-Budget-Time-Remaining-Ms": components["headers"]["BudgetTime"];
                     "X-Budget-Cost-Remaining": components["headers"]["BudgetCost"];
+                    "X-Budget-Joules-Remaining": components["headers"]["BudgetJoules"];
                     /** @description Path of the session. */
                     Location: string;
                     [name: string]: unknown;
@@ -2571,6 +2609,7 @@ export interface operations {
                     "X-Budget-Tokens-Remaining": components["headers"]["BudgetTokens"];
                     "X-Budget-Time-Remaining-Ms": components["headers"]["BudgetTime"];
                     "X-Budget-Cost-Remaining": components["headers"]["BudgetCost"];
+                    "X-Budget-Joules-Remaining": components["headers"]["BudgetJoules"];
                     [name: string]: unknown;
                 };
                 content: {

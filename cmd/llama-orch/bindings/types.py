@@ -257,6 +257,10 @@ class TaskStatus(TypedDict):
     deleted_at: NotRequired[str]
     tokens_in: int
     tokens_out: int
+    # Joules that the cards took for the task, however it ended. Left out where that is not known.
+    energy_j: NotRequired[float]
+    # What these cost, at the configured price of electricity. Left out where there is none.
+    energy_cost: NotRequired[float]
     last_event_id: NotRequired[str]
     end: NotRequired[EndEvent]
     error: NotRequired[Error]
@@ -343,6 +347,7 @@ class MetricsEvent(TypedDict):
     budget_tokens_remaining: NotRequired[int]
     budget_time_remaining_ms: NotRequired[int]
     budget_cost_remaining: NotRequired[float]
+    budget_joules_remaining: NotRequired[float]
 
 
 class EndEvent(TypedDict):
@@ -358,6 +363,11 @@ class EndEvent(TypedDict):
     # The answer of an embedding or rerank task, as its workload defines it.
     result: NotRequired[Any]
     receipt: Receipt
+    # Joules that the cards took for the task, by their own counters, shared with what else they computed. Left out
+    # where that is not known.
+    energy_j: NotRequired[float]
+    # What these cost, at the configured price of electricity. Left out where there is none.
+    energy_cost: NotRequired[float]
 
 
 class Receipt(TypedDict):
@@ -416,6 +426,7 @@ class Session(TypedDict):
     budget_tokens_remaining: NotRequired[int]
     budget_time_remaining_ms: NotRequired[int]
     budget_cost_remaining: NotRequired[float]
+    budget_joules_remaining: NotRequired[float]
     created_at: str
 
 
@@ -437,6 +448,8 @@ class Budget(TypedDict):
     time_ms: NotRequired[int]
     # At the prices of the configuration.
     cost: NotRequired[float]
+    # That cards take for tasks, as far as that is known.
+    joules: NotRequired[float]
 
 
 class PoolModel(TypedDict):
@@ -669,6 +682,8 @@ class GPU(TypedDict):
     utilization: float
     temperature_c: NotRequired[int]
     power_w: NotRequired[float]
+    # Joules since the driver was loaded, by the card's own counter. Left out where it has none.
+    energy_j: NotRequired[float]
     # The replicas on this GPU, and other programs.
     holders: list[VRAMHolder]
 

@@ -39,6 +39,7 @@ type bench struct {
 	// configured has the values of labels without a closed list.
 	configured map[string][]string
 	text       string // of the configuration
+	state      *nvmlstub.State
 
 	*daemon.Lab
 	daemon *daemon.Daemon
@@ -133,15 +134,21 @@ func served(t *testing.T) string {
 func (b *bench) cards(t *testing.T) string {
 	_, err := nvmlstub.Build(b.Dir)
 	require.NoError(t, err)
-	state := nvmlstub.Reference()
-	state.Cards[0].Util, state.Cards[0].Temp, state.Cards[0].Energy = utilization, degrees, joules*1000
-	require.NoError(t, state.Write(filepath.Join(b.Dir, "cards")))
+	b.state = nvmlstub.Reference()
+	b.state.Cards[0].Util, b.state.Cards[0].Temp, b.state.Cards[0].Energy = utilization, degrees, joules*1000
+	b.write(t)
 	for _, name := range []string{"day", "night"} {
 		require.NoError(t, standin.WriteModel(filepath.Join(b.Dir, name+".gguf"), name, modelBytes))
 	}
 	args, err := json.Marshal(standin.Args(filepath.Join(b.Dir, "cards"), b.Model, b.Libs))
 	require.NoError(t, err)
 	return fmt.Sprintf("{mode: binary, path: %q, args: %s}", b.Program("standin"), args)
+}
+
+// write has NVML show the bench's cards.
+func (b *bench) write(t *testing.T) {
+	t.Helper()
+	require.NoError(t, b.state.Write(filepath.Join(b.Dir, "cards")))
 }
 
 // nowhere is an address that nobody listens on.

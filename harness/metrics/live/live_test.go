@@ -369,6 +369,28 @@ var table = []action{
 	{"a task loads its model", swapped("day", is(1, `llorch_replica_state{replica_id="day-0",state="ready"}`))},
 	{"a task's model makes another go", swapped("night", by(1, `llorch_swaps_total{pool_id="day",direction="out"}`),
 		is(1, `llorch_replica_state{replica_id="night-0",state="ready"}`), is(1, `llorch_replica_state{replica_id="day-0",state="stopped"}`))},
+	{"a card takes energy, and a task on it", func(t *testing.T, b *bench) []metrics.Move {
+		b.state.Cards[0].Flow = 200_000
+		b.write(t)
+		eventually(t, func() []string { // else the task would be told of the jump
+			if strings.Contains(string(b.exposition(t)), `llorch_gpu_idle_energy_joules_total{device="0"} 0`+"\n") {
+				return []string{"the card's counter does not grow"}
+			}
+			return nil
+		})
+		s := b.follow(t, b.submit(t, "night", nil))
+		require.NoError(t, s.Rest())
+		require.NotNil(t, s.End, "%+v", s.Fail)
+		require.NotNil(t, s.End.EnergyJ)
+		return both(queued("night", "interactive"), started("night", "interactive"), []metrics.Move{
+			{Series: `llorch_gpu_energy_joules_total`, Kind: metrics.AtLeast, Figure: 1},
+			{Series: `llorch_gpu_idle_energy_joules_total{device="0"}`, Kind: metrics.AtLeast, Figure: 1},
+			by(*s.End.EnergyJ, `llorch_task_energy_joules_total{pool_id="night"}`),
+			by(1, `latency_first_token_ms{pool_id="night"}`), by(1, `latency_decode_ms{pool_id="night"}`),
+			by(float64(s.End.TokensIn), `tokens_in_total{pool_id="night"}`), by(float64(len(s.Tokens)), `tokens_out_total{pool_id="night"}`),
+			by(1, `llorch_tasks_finished_total{pool_id="night",outcome="completed"}`), by(1, `llorch_ledger_ops_total{op="finish"}`),
+		})
+	}},
 }
 
 // swapped runs a task of an on-demand pool that is not loaded. Its worker then shows the memory that the model takes, and the card's utilisation.
@@ -393,7 +415,7 @@ func swapped(pool string, more ...metrics.Move) func(*testing.T, *bench) []metri
 // openStreams are closed one action after they were opened.
 var openStreams []func()
 
-// LO-602, LO-613, LO-625, ORCH-3028, ORCH-3072, ORCH-3080, ORCH-3097, OC-METRICS-7101, OC-METRICS-7102, LO-103, LO-437, LO-503, ORCH-1103, LO-454
+// LO-504, LO-602, LO-613, LO-625, ORCH-3028, ORCH-3072, ORCH-3080, ORCH-3097, OC-METRICS-7101, OC-METRICS-7102, LO-103, LO-437, LO-503, ORCH-1103, LO-454
 func TestSeriesMoveWhenTheyShould(t *testing.T) {
 	runtime.LockOSThread() // the daemon ends with this thread, however the test does
 	promtool, err := metrics.FindPromtool()

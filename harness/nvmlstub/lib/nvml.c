@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 typedef unsigned long long u64;
@@ -44,7 +45,7 @@ struct utilization {
 struct card {
 	int there, lost;
 	char uuid[96], name[96];
-	u64 total, used, ecc, energy; // energy in millijoules
+	u64 total, used, ecc, energy, flow; // energy in millijoules, and so many more each second
 	unsigned util, temp, power; // per cent, degrees, milliwatts
 	int has_ecc, has_energy;
 };
@@ -132,6 +133,7 @@ static void read_line(struct state *s, const char *line) {
 		if (number(line, "temp", &n)) c->temp = (unsigned)n;
 		if (number(line, "power", &n)) c->power = (unsigned)n * 1000;
 		c->has_energy = number(line, "energy", &c->energy);
+		number(line, "flow", &c->flow);
 	} else if (strcmp(word, "process") == 0) {
 		read_process(s, line, 0);
 	} else if ((strcmp(word, "xid") == 0 || strcmp(word, "ecc") == 0) && s->events < MAX_EVENTS) {
@@ -378,7 +380,9 @@ ret_t nvmlDeviceGetTotalEnergyConsumption(void *device, u64 *millijoules) {
 	ret_t r = find(device, &s, &c);
 	if (r != SUCCESS) return r;
 	if (!c->has_energy) return NOT_SUPPORTED;
-	*millijoules = c->energy;
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	*millijoules = c->energy + c->flow * (u64)now.tv_sec + c->flow * (u64)now.tv_nsec / 1000000000;
 	return SUCCESS;
 }
 

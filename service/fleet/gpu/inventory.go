@@ -36,6 +36,14 @@ type Card struct {
 	Problem     string // why it is not healthy, and what to do
 }
 
+// Counter is what a card's own counter of energy says.
+type Counter struct {
+	Card   int // its index
+	UUID   string
+	At     time.Time // of the reading
+	Joules float64   // since the driver was loaded; 0: the card has none, or does not answer
+}
+
 // Process is one that computes on a card. Bytes is 0 if the driver does not tell.
 type Process struct {
 	PID   int

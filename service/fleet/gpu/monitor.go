@@ -29,6 +29,9 @@ type Options struct {
 	// OnEvent is called in the monitor's goroutine, once Snapshot has the sample of the event and Problems knows of it. It must return
 	// soon, and must not call Refresh or Stop.
 	OnEvent func(Event)
+	// OnEnergy is called in the monitor's goroutine with what the cards' counters say: with each sample, soon after each Look, and, with none, when
+	// the driver is lost. It must return soon.
+	OnEnergy func([]Counter)
 }
 
 // The longest waits: between two tries to get the driver back, and in Stop for a call of NVML that hangs.
@@ -47,6 +50,7 @@ type Monitor struct {
 	trouble
 	current  atomic.Pointer[Inventory]
 	requests chan chan struct{}
+	looks    chan struct{} // capacity 1: somebody wants the counters of energy
 	life     lifecycle.Life
 	over     sync.Once
 	done     chan struct{} // closed once no more samples are taken
@@ -84,12 +88,15 @@ func NewMonitor(o Options) *Monitor {
 	if o.OnEvent == nil {
 		o.OnEvent = func(Event) {}
 	}
+	if o.OnEnergy == nil {
+		o.OnEnergy = func([]Counter) {}
+	}
 	var options []nvml.LibraryOption
 	if o.LibraryPath != "" {
 		options = append(options, nvml.WithLibraryPath(o.LibraryPath))
 	}
 	m := &Monitor{
-		o: o, requests: make(chan chan struct{}), done: make(chan struct{}), lib: nvml.New(options...), marks: map[string]mark{}, gone: map[int]bool{},
+		o: o, requests: make(chan chan struct{}), looks: make(chan struct{}, 1), done: make(chan struct{}), lib: nvml.New(options...), marks: map[string]mark{}, gone: map[int]bool{},
 	}
 	m.current.Store(&Inventory{Err: "nobody has looked for GPUs yet: try again in a moment"})
 	return m
@@ -149,6 +156,14 @@ func (m *Monitor) Refresh(ctx context.Context) error {
 	}
 }
 
+// Look asks for the cards' counters of energy, which OnEnergy gets soon from a reading that begins after the call. It does not wait.
+func (m *Monitor) Look() {
+	select {
+	case m.looks <- struct{}{}:
+	default: // somebody else has asked, and that reading has not begun
+	}
+}
+
 // stumbled is what the log says where a look at the GPUs panicked. Until the next one succeeds there is no usable GPU.
 const stumbled = "a look at the GPUs panicked, and is tried again"
 
@@ -173,6 +188,12 @@ func (m *Monitor) run(ctx context.Context, opened func()) {
 			return
 		case <-ticker.C:
 			m.sampleSafely(false)
+		case <-m.looks:
+			m.safely(func() {
+				if m.session != nil {
+					m.count()
+				}
+			})
 		case sampled := <-m.requests:
 			waiting := []chan struct{}{sampled}
 			for more := true; more; { // one sample is enough for all who wait
@@ -191,9 +212,12 @@ func (m *Monitor) run(ctx context.Context, opened func()) {
 	}
 }
 
-// sampleSafely takes a sample. Where that panics, nobody relies on what is known of the cards until a new session knows better.
-func (m *Monitor) sampleSafely(urgent bool) {
-	if contain.Do(m.o.Log, stumbled, func() { m.sample(urgent) }) == nil {
+// sampleSafely takes a sample.
+func (m *Monitor) sampleSafely(urgent bool) { m.safely(func() { m.sample(urgent) }) }
+
+// safely looks at the cards. Where that panics, nobody relies on what is known of them until a new session knows better.
+func (m *Monitor) safely(look func()) {
+	if contain.Do(m.o.Log, stumbled, look) == nil {
 		return
 	}
 	m.wait = min(max(2*m.wait, m.o.Interval), longestWait)
@@ -301,6 +325,18 @@ func (m *Monitor) without(now time.Time, why string) {
 		i.Cards = append(i.Cards, Card{Index: c.Index, UUID: c.UUID, Name: c.Name, Total: c.Total, Problem: why})
 	}
 	m.publish(i)
+	m.told(nil)
+}
+
+// count reads the counters of energy, and tells of them.
+func (m *Monitor) count() []Counter {
+	counters := m.session.counters(m.o.Now)
+	m.told(counters)
+	return counters
+}
+
+func (m *Monitor) told(counters []Counter) {
+	_ = contain.Do(m.o.Log, "somebody who was told of the cards' energy panicked", func() { m.o.OnEnergy(counters) }) // the look goes on
 }
 
 // read samples the session's cards and takes their events.
@@ -337,6 +373,9 @@ func (m *Monitor) read(now time.Time) []Event {
 		if isLost {
 			c.Healthy, c.Problem = false, silent(why)
 		}
+	}
+	for i, counter := range m.count() {
+		cards[i].Energy = counter.Joules
 	}
 	m.publish(Inventory{At: now, Driver: s.driver, CUDA: s.cuda, Cards: slices.Clip(cards)})
 	return events

@@ -33,19 +33,21 @@ type lab struct {
 	state  *nvmlstub.State
 	now    time.Time
 	events []Event
+	counts chan []Counter // what OnEnergy got
 	logs   *observer.ObservedLogs
 }
 
 // newLab has the machine of reference. The monitor's ticker never comes; it is started by start, or driven by sample.
 func newLab(t *testing.T) *lab {
-	l := &lab{t: t, path: filepath.Join(t.TempDir(), "gpus"), state: nvmlstub.Reference(), now: epoch}
+	l := &lab{t: t, path: filepath.Join(t.TempDir(), "gpus"), state: nvmlstub.Reference(), now: epoch, counts: make(chan []Counter, 100)}
 	t.Setenv(nvmlstub.Env, l.path)
 	l.write()
 	core, logs := observer.New(zapcore.DebugLevel)
 	l.logs = logs
 	l.Monitor = NewMonitor(Options{
 		LibraryPath: library, Interval: time.Hour, Log: zap.New(core), Now: func() time.Time { return l.now },
-		OnEvent: func(e Event) { l.events = append(l.events, e) },
+		OnEvent:  func(e Event) { l.events = append(l.events, e) },
+		OnEnergy: func(c []Counter) { l.counts <- c },
 	})
 	return l
 }
@@ -70,6 +72,43 @@ func (l *lab) took() (kinds []Kind) {
 	}
 	l.events = nil
 	return kinds
+}
+
+// LO-504: the counters are told with each sample, soon after a look, and as none once the driver is lost.
+func TestCountersOfEnergy(t *testing.T) {
+	l := newLab(t)
+	l.state.Cards[1].Energy = 8_123_456
+	l.write()
+	l.start()
+	counters := func(joules float64) []Counter {
+		return []Counter{{Card: 0, UUID: l.state.Cards[0].UUID, At: epoch}, {Card: 1, UUID: l.state.Cards[1].UUID, At: epoch, Joules: joules}}
+	}
+	require.Equal(t, counters(8123.456), <-l.counts)
+	l.state.Cards[1].Energy = 8_123_457
+	l.write()
+	seq := l.Snapshot().Seq
+	l.Look()
+	require.Equal(t, counters(8123.457), <-l.counts)
+	require.Equal(t, seq, l.Snapshot().Seq, "a look is no sample")
+	l.state.Cards[1].Lost = true
+	l.write()
+	l.Look()
+	require.Equal(t, counters(0), <-l.counts)
+
+	l.state.Driver = ""
+	l.refresh()
+	require.Nil(t, <-l.counts)
+	l.Look() // there is nothing to read
+	l.state.Driver, l.state.Cards[1].Lost = "570.86.10", false
+	l.refresh()
+	require.Equal(t, counters(8123.457), <-l.counts)
+	require.Empty(t, l.counts)
+	l.state.Cards[1].Energy, l.state.Cards[1].Flow = 1, 250_000
+	l.write()
+	l.Look()
+	first := <-l.counts
+	l.Look()
+	require.Greater(t, (<-l.counts)[1].Joules, first[1].Joules, "the stand-in's counter grows by itself")
 }
 
 // The real binding reads both cards, and the log says what was found.

@@ -4,6 +4,7 @@ package gpu
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 )
@@ -209,10 +210,22 @@ func (s *session) card(i int) nvml.Return {
 	if milliwatts, ret := device.GetPowerUsage(); ret == nvml.SUCCESS {
 		c.Power = float64(milliwatts) / 1000
 	}
-	if millijoules, ret := device.GetTotalEnergyConsumption(); ret == nvml.SUCCESS {
-		c.Energy = float64(millijoules) / 1000
-	}
 	return nvml.SUCCESS
+}
+
+// counters reads the cards' counters of energy. A driver renews them every 20 to 100 ms.
+func (s *session) counters(now func() time.Time) []Counter {
+	all := make([]Counter, len(s.devices))
+	for i, device := range s.devices {
+		all[i] = Counter{Card: i, UUID: s.known[i].UUID, At: now()}
+		if device == nil {
+			continue
+		}
+		if millijoules, ret := device.GetTotalEnergyConsumption(); ret == nvml.SUCCESS {
+			all[i].Joules = float64(millijoules) / 1000
+		}
+	}
+	return all
 }
 
 // useless says why NVML cannot be used, and what to do.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package budget keeps accounts of what tasks take: tokens, decoding time and cost. Each session has an account, and so has each API
+// Package budget keeps accounts of what tasks take: tokens, decoding time, cost and energy. Each session has an account, and so has each API
 // token (ORCH-3099).
 package budget
 
@@ -136,8 +136,8 @@ func (b *Book) Release(taskID string) {
 }
 
 // Charge is what a task costs; it is recorded with the task's end. Nil: no account pays. Decode is how long the task decoded, if the
-// record has no End.
-func (b *Book) Charge(r *task.Record, decode time.Duration) *task.Charge {
+// record has no End. Energy is what cards took for it; nil: that is not known, and not charged (LO-627).
+func (b *Book) Charge(r *task.Record, decode time.Duration, energy *task.Energy) *task.Charge {
 	b.mu.Lock()
 	h, ok := b.holds[r.Task.ID]
 	b.mu.Unlock()
@@ -153,8 +153,12 @@ func (b *Book) Charge(r *task.Record, decode time.Duration) *task.Charge {
 		in, out = r.End.TokensIn, r.End.TokensOut
 		decode = time.Duration(r.End.DecodeTimeMS) * time.Millisecond
 	}
-	c.Amount = b.amount(r.Task.PoolID, in, out)
+	if energy == nil {
+		energy = &task.Energy{}
+	}
+	c.Amount = b.amount(r.Task.PoolID, in, out, energy.Cost*task.CostUnit)
 	c.Amount.Time = decode.Truncate(time.Millisecond)
+	c.Amount.Energy = int64(math.Round(energy.Joules * task.Millijoules))
 	return c
 }
 
@@ -193,7 +197,7 @@ func (b *Book) Rests(sessionID, actor string) (rests task.Budgets) {
 }
 
 // Used is the share of its budget that each API token has spent in this window, or that its live tasks have reserved, by what the budget bounds: tokens,
-// time or cost.
+// time, cost or joules.
 func (b *Book) Used() map[string]map[string]float64 {
 	now := b.o.Now()
 	b.mu.Lock()
@@ -204,6 +208,7 @@ func (b *Book) Used() map[string]map[string]float64 {
 		taken, used := a.spent.Plus(a.reserved), map[string]float64{}
 		for resource, of := range map[string][2]int64{
 			"tokens": {taken.Tokens, a.budget.Tokens}, "time": {int64(taken.Time), int64(a.budget.Time)}, "cost": {taken.Cost, a.budget.Cost},
+			"joules": {taken.Energy, a.budget.Energy},
 		} {
 			if of[1] > 0 { // else it is not bounded
 				used[resource] = float64(of[0]) / float64(of[1])
@@ -273,13 +278,13 @@ func (b *Book) renew(now time.Time) {
 	}
 }
 
-// most is what a task may take at most. Its decoding time is not known before.
+// most is what a task may take at most. Its decoding time and its energy are not known before.
 func (b *Book) most(t *task.Task) task.Amount {
-	return b.amount(t.PoolID, min(t.PromptTokens, t.MostTokens), max(t.MostTokens-t.PromptTokens, 0))
+	return b.amount(t.PoolID, min(t.PromptTokens, t.MostTokens), max(t.MostTokens-t.PromptTokens, 0), 0)
 }
 
-// amount is what tokens come to in a pool.
-func (b *Book) amount(poolID string, in, out int) task.Amount {
+// amount is what tokens come to in a pool, and what electricity cost, in units of task.Amount.Cost.
+func (b *Book) amount(poolID string, in, out int, electricity float64) task.Amount {
 	p := b.o.Price(poolID)
-	return task.Amount{Tokens: int64(in) + int64(out), Cost: int64(math.Ceil(float64(in)*p.In + float64(out)*p.Out))}
+	return task.Amount{Tokens: int64(in) + int64(out), Cost: int64(math.Ceil(float64(in)*p.In + float64(out)*p.Out + electricity))}
 }

@@ -24,6 +24,7 @@ type world struct {
 	now     time.Time
 	charged map[string]task.Amount            // by session
 	spent   map[string]map[string]task.Amount // by window, then by actor
+	energy  *task.Energy                      // that tasks took
 	broken  error
 }
 
@@ -69,7 +70,7 @@ func (w *world) end(t task.Task, out int) {
 }
 
 func (w *world) settle(r task.Record, decode time.Duration) {
-	r.Charge = w.b.Charge(&r, decode)
+	r.Charge = w.b.Charge(&r, decode, w.energy)
 	if c := r.Charge; c != nil {
 		w.charged[c.SessionID] = w.charged[c.SessionID].Plus(c.Amount)
 		if c.Account != "" {
@@ -180,6 +181,39 @@ func TestBudgetsOfTimeAndCost(t *testing.T) {
 	require.ErrorContains(t, err, "of the budget of 90 ms of decoding nothing is left")
 }
 
+// LO-627, LO-626: joules are charged once they are known, together with what they cost, and a task is refused when none are left.
+func TestBudgetsOfJoules(t *testing.T) {
+	w := open(t, task.Amount{Energy: 90_500, Cost: 10_000_000}, task.Amount{Energy: 200_000})
+	one, err := w.admit(taskOf("t1", "s"))
+	require.NoError(t, err)
+	require.Equal(t, task.Rest[float64]{Left: 90.5, Bounded: true}, w.b.Rests("s", "me").Joules, "nobody knows yet what it will take")
+	w.energy = &task.Energy{Joules: 60.2504, Cost: 0.25, Priced: true}
+	w.end(one, 60)
+	require.InDelta(t, 30.25, w.b.Rests("s", "me").Joules.Left, 1e-9, "as exact as the counters")
+	require.InDelta(t, 10-0.25-0.00223, w.b.Rests("s", "me").Cost.Left, 1e-9, "its tokens, and its electricity")
+
+	two, err := w.admit(taskOf("t2", "s"))
+	require.NoError(t, err)
+	w.energy = nil
+	w.end(two, 60)
+	require.InDelta(t, 30.25, w.b.Rests("s", "me").Joules.Left, 1e-9, "what is not known is not charged")
+
+	three, err := w.admit(taskOf("t3", "s"))
+	require.NoError(t, err)
+	w.energy = &task.Energy{Joules: 60}
+	w.settle(task.Record{Task: three, State: task.StateCanceled, StartedAt: w.now, FinishedAt: w.now}, 0)
+	require.Zero(t, w.b.Rests("s", "me").Joules.Left, "never below nothing")
+	_, err = w.admit(taskOf("t4", "s"))
+	require.Equal(t, task.BudgetExceeded, code(err))
+	require.ErrorContains(t, err, "of the budget of 90.5 joules nothing is left")
+	require.InDelta(t, 120.2504/200, w.b.Used()["me"]["joules"], 1e-5)
+	w.restart()
+	_, err = w.admit(taskOf("t5", "s"))
+	require.Equal(t, task.BudgetExceeded, code(err), "what was spent survives")
+	_, err = w.admit(taskOf("t6", "a"))
+	require.NoError(t, err)
+}
+
 // What was decoded is charged, however the task ended; one that never ran costs nothing.
 // ORCH-3099
 func TestTasksThatBreakOffAreCharged(t *testing.T) {
@@ -196,7 +230,7 @@ func TestTasksThatBreakOffAreCharged(t *testing.T) {
 	require.Equal(t, int64(970), w.b.Rests("s", "me").TimeMS.Left)
 	w.b.Settle(&canceled)
 	require.Equal(t, int64(958), w.b.Rests("s", "me").Tokens.Left, "once")
-	require.Nil(t, w.b.Charge(&canceled, 0))
+	require.Nil(t, w.b.Charge(&canceled, 0, nil))
 }
 
 // A task that is not accepted leaves nothing reserved.

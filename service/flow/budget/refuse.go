@@ -46,10 +46,15 @@ func (a *account) short(most task.Amount) string {
 	if budget.Cost > 0 && (most.Cost > left.Cost || left.Cost <= 0) {
 		why = append(why, fmt.Sprintf("of the budget of %s in cost %s is left, and this task may cost %s", cost(budget.Cost), cost(max(left.Cost, 0)), cost(most.Cost)))
 	}
+	if budget.Energy > 0 && left.Energy <= 0 {
+		why = append(why, fmt.Sprintf("of the budget of %s joules nothing is left", joules(budget.Energy)))
+	}
 	return strings.Join(why, "; ")
 }
 
 func cost(n int64) string { return fmt.Sprint(float64(n) / task.CostUnit) }
+
+func joules(n int64) string { return fmt.Sprint(float64(n) / task.Millijoules) }
 
 func spoken(d time.Duration) string { return fmt.Sprint(d.Round(time.Second)) }
 
@@ -64,6 +69,9 @@ func (a *account) narrow(rests *task.Budgets) {
 	}
 	if a.budget.Cost > 0 {
 		narrow(&rests.Cost, float64(left.Cost)/task.CostUnit)
+	}
+	if a.budget.Energy > 0 {
+		narrow(&rests.Joules, float64(left.Energy)/task.Millijoules)
 	}
 }
 

@@ -66,9 +66,10 @@ func (s *Scheduler) end(j *job, state task.State, end *task.End, e *task.Error) 
 	}
 	was := j.snapshot().State
 	var r task.Record
-	err := s.guard(j, func() { r = s.outcome(j, state, end, e) })
+	var took *task.Energy
+	err := s.guard(j, func() { r, took = s.outcome(j, state, end, e) })
 	if err != nil { // it panicked
-		err = s.guard(j, func() { r = s.outcome(j, task.Failed, nil, task.AsError(err)) })
+		err = s.guard(j, func() { r, took = s.outcome(j, task.Failed, nil, task.AsError(err)) })
 	}
 	if !j.recorded() && j.ran() {
 		<-j.passing.quiet // whoever ends the task sees no more of its answer
@@ -85,6 +86,7 @@ func (s *Scheduler) end(j *job, state task.State, end *task.End, e *task.Error) 
 		s.o.Sessions.Settle(r) // before anybody sees the end: its reader may send the session's next turn
 		// The metrics and the log have the end before anybody sees it: whoever reads the end and then the metrics finds it there.
 		s.o.Metrics.finished(r, j.version(), j.firstOutputAt(), s.o.Tracer.TraceID(&r.Task))
+		s.o.Metrics.took(r.Task.PoolID, took)
 		if j.lost() > 1 {
 			s.o.Metrics.moved(r)
 		}
@@ -120,8 +122,8 @@ func (s *Scheduler) flush(j *job) {
 	s.o.Metrics.cutOffs.Add(float64(j.log.Flush(ctx)))
 }
 
-// outcome seals a task's log, ends it, and returns what is to be recorded.
-func (s *Scheduler) outcome(j *job, state task.State, end *task.End, e *task.Error) task.Record {
+// outcome seals a task's log, ends it, and returns what is to be recorded, and what the cards took for the task; nil: that is not known.
+func (s *Scheduler) outcome(j *job, state task.State, end *task.End, e *task.Error) (task.Record, *task.Energy) {
 	sealedAt, _ := j.log.Seal()
 	if e != nil {
 		j.stopEngine(e)
@@ -137,15 +139,18 @@ func (s *Scheduler) outcome(j *job, state task.State, end *task.End, e *task.Err
 		own.Engine, own.PoolID = j.task.Engine, j.task.PoolID
 		r.Err = &own
 	}
-	r.Charge = s.o.Sessions.Charge(r, j.decoded(r.FinishedAt))
+	took := j.took(r.FinishedAt)
+	r.Charge = s.o.Sessions.Charge(r, j.decoded(r.FinishedAt), took)
 	if end != nil {
+		end.EnergyJ, end.EnergyCost = took.Shown()
 		end.Receipt.TranscriptSHA256, end.Receipt.TranscriptForm = digest, transcript.Form()
 		end.ToolCalls = transcript.Parts().Calls
 		r.LastEventID = j.log.End(*end)
 	} else {
+		r.EnergyJ, r.EnergyCost = took.Shown()
 		r.LastEventID = j.log.Fail(r.Err)
 	}
-	return r
+	return r, took
 }
 
 func (s *Scheduler) tryRecord(r task.Record) bool {

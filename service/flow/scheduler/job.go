@@ -50,6 +50,7 @@ type job struct {
 	firstOutput time.Time               // when the first output of all its runs came
 	decodesFrom time.Time               // when that of this run came
 	spent       time.Duration           // that runs decoded whose answer others went on with
+	uses        []Use                   // of the runs of this process that were on cards
 	tries       int                     // runs so far, one of an earlier process included
 	excused     int                     // how many of them ended because this process lacked something, or gave way
 	yielded     int                     // how often it gave way to an interactive task
@@ -101,7 +102,7 @@ func (j *job) withdraw(e *task.Error) {
 }
 
 // begin makes the job one that a replica runs in a slot; cancel ends that run. It returns false where somebody has ended the job.
-func (j *job) begin(s *slot, r Replica, now time.Time, cancel context.CancelCauseFunc) bool {
+func (j *job) begin(s *slot, r Replica, use Use, now time.Time, cancel context.CancelCauseFunc) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	next := running
@@ -115,6 +116,9 @@ func (j *job) begin(s *slot, r Replica, now time.Time, cancel context.CancelCaus
 		j.startedAt = now
 	}
 	j.replica, j.cancelRun, j.warm, j.decodesFrom, j.at = r, cancel, false, time.Time{}, s
+	if use != nil {
+		j.uses = append(j.uses, use)
+	}
 	j.tries++
 	return true
 }
@@ -397,6 +401,28 @@ func (j *job) decoded(now time.Time) time.Duration {
 		return now.Sub(at)
 	}
 	return 0
+}
+
+// took is what the cards have taken for the job; nil: that is not known of all of its runs. None of them goes on.
+func (j *job) took(now time.Time) *task.Energy {
+	j.mu.Lock()
+	uses, runs := slices.Clone(j.uses), j.tries
+	j.mu.Unlock()
+	for _, u := range uses {
+		u.End(now)
+	}
+	if len(uses) == 0 || len(uses) < runs { // one was on no card, or an earlier process had it
+		return nil
+	}
+	sum := task.Energy{Priced: true}
+	for _, u := range uses {
+		part, known := u.Taken()
+		if !known {
+			return nil
+		}
+		sum = task.Energy{Joules: sum.Joules + part.Joules, Cost: sum.Cost + part.Cost, Priced: sum.Priced && part.Priced}
+	}
+	return &sum
 }
 
 // cached notes how much of the prompt the engine took from KV.

@@ -265,6 +265,7 @@ func (l *lane) place(j *job) bool {
 // slot is what a replica holds for a job.
 type slot struct {
 	lease      Lease
+	use        Use  // nil: it is on no card; written where the job begins in it
 	considered int  // so many replicas could have taken the job
 	binds      bool // the job's bytes depend on this choice of a replica (see recordDispatch)
 	choosy     bool // what the job leaves in the slot may matter to others like it
@@ -294,20 +295,31 @@ func (l *lane) slot(j *job, replicas []placement.Replica) *slot {
 // start makes a job one that runs in a slot, and returns what runs it; nil: somebody has ended the job.
 func (l *lane) start(j *job, s *slot) (run func()) {
 	ctx, cancel := context.WithCancelCause(l.s.halt)
-	if !j.begin(s, s.lease.Replica(), l.s.o.Now(), cancel) {
+	r, now := s.lease.Replica(), l.s.o.Now()
+	s.use = l.s.o.Energy.Begin(r.Cards, now)
+	if !j.begin(s, r, s.use, now, cancel) {
 		cancel(nil)
+		l.idle(s)
 		return nil
 	}
 	l.active()
 	return func() {
 		defer l.vacated(j, s)
 		defer s.lease.Release()
+		defer l.idle(s)
 		defer cancel(nil)
 		if j.recorded() {
 			l.run(ctx, cancel, j, s)
 		} else {
 			l.pass(ctx, cancel, j, s)
 		}
+	}
+}
+
+// idle says that nothing is computed in a slot any more.
+func (l *lane) idle(s *slot) {
+	if s.use != nil {
+		s.use.End(l.s.o.Now())
 	}
 }
 

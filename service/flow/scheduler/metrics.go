@@ -39,6 +39,7 @@ type Metrics struct {
 	reusedTokens  *prometheus.CounterVec
 	savedMS       *prometheus.CounterVec
 	yields        *prometheus.CounterVec
+	energy        *prometheus.CounterVec
 }
 
 // NewMetrics registers the scheduler's series.
@@ -67,6 +68,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		failovers: counter("llorch_failovers_total", "Tasks that lost their worker, by how that ended: resumed, continued, mismatch or exhausted.",
 			observe.LabelPoolID, observe.LabelOutcome),
 		yields:    counter("llorch_batch_lines_interrupted_total", "Runs of batches' lines that gave way to an interactive task (LO-444).", observe.LabelPoolID),
+		energy:    counter("llorch_task_energy_joules_total", "Energy that the cards took for tasks, by their own counters (LO-504).", observe.LabelPoolID),
 		tokensIn:  counter("tokens_in_total", "Prompt tokens of completed tasks.", observe.ReplicaLabels()...),
 		tokensOut: counter("tokens_out_total", "Tokens streamed.", observe.ReplicaLabels()...),
 		firstTokenMS: histogram("latency_first_token_ms", "Milliseconds from admission to the first token.",
@@ -169,6 +171,13 @@ func (m *Metrics) moved(r task.Record) {
 
 // gaveWay counts a run that made way for an interactive task.
 func (m *Metrics) gaveWay(l *lane) { m.yields.WithLabelValues(l.pool.ID).Inc() }
+
+// took counts what the cards took for a task that has ended, as its client sees it; nil: that is not known.
+func (m *Metrics) took(poolID string, e *task.Energy) {
+	if joules, _ := e.Shown(); joules != nil {
+		m.energy.WithLabelValues(poolID).Add(*joules)
+	}
+}
 
 // reused counts what a task took from KV, and about how long its engine would have needed for that.
 func (m *Metrics) reused(t task.Task, tokens int, saved time.Duration) {

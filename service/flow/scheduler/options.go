@@ -56,7 +56,27 @@ type Replica struct {
 	ReadyAt       time.Time
 	LoadTime      time.Duration // until then; 0: not known
 	Piece         int           // tokens of a whole piece of prompt that strict tasks may reuse; 0: they start cold
+	Cards         []int         // that its worker computes on; empty: none, or nobody knows
 }
+
+// Meter tells what the cards take for tasks (LO-504).
+type Meter interface {
+	// Begin says that a slot of a worker on these cards is busy from now on. It returns at once; nil: it is on none.
+	Begin(cards []int, now time.Time) Use
+}
+
+// Use is the time in which a slot is busy.
+type Use interface {
+	// End says that the slot is idle. Only the first call counts.
+	End(now time.Time)
+	// Taken is what the cards took, once the use has ended; false: they do not tell. It may wait for a moment.
+	Taken() (task.Energy, bool)
+}
+
+// noMeter stands in if there are no cards.
+type noMeter struct{}
+
+func (noMeter) Begin([]int, time.Time) Use { return nil }
 
 // Ledger is the record of accepted tasks. Each call returns when what it was told is as durable as the ledger makes it.
 type Ledger interface {
@@ -89,8 +109,9 @@ type Sessions interface {
 	Withdraw(t task.Task)
 	// Recover takes up a task that an earlier process admitted.
 	Recover(t task.Task)
-	// Charge is what a task's end costs. Decode is how long it decoded, where the record has no End.
-	Charge(r task.Record, decode time.Duration) *task.Charge
+	// Charge is what a task's end costs. Decode is how long it decoded, where the record has no End; energy is what the cards took for it, nil if that
+	// is not known.
+	Charge(r task.Record, decode time.Duration, energy *task.Energy) *task.Charge
 	// Settle ends the turn of a task whose record, with its charge, is in the ledger.
 	Settle(r task.Record)
 	// Rests are what is left of the budgets.
@@ -142,6 +163,7 @@ type Options struct {
 	Residency Residency // nil: no pool is on demand
 	Ledger    Ledger
 	Sessions  Sessions // nil: tasks have no sessions and no budgets
+	Energy    Meter    // nil: nobody knows what tasks take
 	Narrator  *observe.Narrator
 	Metrics   *Metrics
 	Tracer    *tracing.Tracer // nil: nothing is traced
@@ -163,6 +185,8 @@ type Options struct {
 	MicroBatch time.Duration
 	// RecordEvery is the time between tries to record an outcome while the ledger cannot. 0: 1 s.
 	RecordEvery time.Duration
+	// MeasuredFile is where what was measured of the pools is kept over a restart; empty: nowhere.
+	MeasuredFile string
 }
 
 func (o Options) withDefaults() Options {
@@ -174,6 +198,9 @@ func (o Options) withDefaults() Options {
 	o.RecordEvery = cmp.Or(o.RecordEvery, time.Second)
 	if o.Sessions == nil {
 		o.Sessions = noSessions{}
+	}
+	if o.Energy == nil {
+		o.Energy = noMeter{}
 	}
 	if o.Residency == nil {
 		o.Residency = noResidency{}

@@ -92,7 +92,7 @@ func (p *Passing) Wait(ctx context.Context) error {
 // pass takes a request through a replica.
 func (l *lane) pass(ctx context.Context, cancel context.CancelCauseFunc, j *job, s *slot) {
 	o, replica, began := &l.s.o, s.lease.Replica(), l.s.o.Now()
-	l.rates.began(j, replica.ID, began)
+	l.rates.began(j, replica, began)
 	if s != j.slot {
 		l.placed(j, s, began)
 	}
@@ -110,6 +110,7 @@ func (l *lane) pass(ctx context.Context, cancel context.CancelCauseFunc, j *job,
 		l.awaitIdle(j, s.lease)
 		return
 	}
+	l.idle(s)
 	s.lease.Release()
 	l.s.complete(j, &task.End{
 		DecodeTimeMS: since(began, o.Now()).Milliseconds(), FinishReason: task.FinishResult,

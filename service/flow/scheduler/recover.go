@@ -97,7 +97,7 @@ func (s *Scheduler) abandon(tried *sync.WaitGroup, r task.Record, e *task.Error)
 	r.SealedAt = log.LastEventID()
 	r.LastEventID = log.Fail(e)
 	r.State, r.FinishedAt, r.Err = task.Failed, s.o.Now(), e
-	r.Charge = s.o.Sessions.Charge(r, 0)
+	r.Charge = s.o.Sessions.Charge(r, 0, nil)
 	tried.Add(1)
 	asked := sync.OnceFunc(tried.Done)
 	begun := s.aside(func() {

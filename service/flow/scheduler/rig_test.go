@@ -82,6 +82,7 @@ type replica struct {
 	slotless  bool             // its runs need no slot
 	restores  []string         // the files that its slot was restored from
 	unread    error            // what Restore returns
+	cards     []int            // that its worker is on
 }
 
 func newRig(t *testing.T, replicas int, change func(*Pool)) *rig {
@@ -211,7 +212,7 @@ func (l lease) Engine() engine.Engine {
 }
 
 func (l lease) Replica() Replica {
-	return Replica{ID: l.id, EngineVersion: "b1" + l.build, Fingerprint: l.fingerprint(), Slots: max(l.slots, 1), Piece: l.piece}
+	return Replica{ID: l.id, EngineVersion: "b1" + l.build, Fingerprint: l.fingerprint(), Slots: max(l.slots, 1), Piece: l.piece, Cards: l.cards}
 }
 func (l lease) Lost() <-chan struct{} { return l.lost }
 func (l lease) Others() int {

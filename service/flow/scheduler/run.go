@@ -35,7 +35,7 @@ const longPrompt = 256
 func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, s *slot) {
 	o, lease := &l.s.o, s.lease
 	replica, now := lease.Replica(), o.Now()
-	l.rates.began(j, replica.ID, now)
+	l.rates.began(j, replica, now)
 	if j.line() && l.interactiveWaits() { // one came before it could see that there is a line to make way
 		l.wake()
 	}
@@ -52,6 +52,7 @@ func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, 
 	l.traced(j, replica, now, failure(ctx, err))
 	l.active()
 	if err == nil {
+		l.idle(s)
 		l.kept(ctx, j, t, warm, s, result)
 		if result.Cached > 0 {
 			o.Metrics.reused(*t, result.Cached, l.rates.prefill(replica.ID, result.Cached))

@@ -18,16 +18,16 @@ import (
 // noSessions stand in where tasks have no sessions: nothing is refused, and nothing is charged.
 type noSessions struct{}
 
-func (noSessions) Admit(*task.Task) error                           { return nil }
-func (noSessions) Withdraw(task.Task)                               {}
-func (noSessions) Recover(task.Task)                                {}
-func (noSessions) Charge(task.Record, time.Duration) *task.Charge   { return nil }
-func (noSessions) Settle(task.Record)                               {}
-func (noSessions) Rests(string, string) task.Budgets                { return task.Budgets{} }
-func (noSessions) Warm(string) string                               { return "" }
-func (noSessions) Began(task.Task, string, int) bool                { return false }
-func (noSessions) Kept(task.Task, string, <-chan struct{}, task.KV) {}
-func (noSessions) Forget(string)                                    {}
+func (noSessions) Admit(*task.Task) error                                       { return nil }
+func (noSessions) Withdraw(task.Task)                                           {}
+func (noSessions) Recover(task.Task)                                            {}
+func (noSessions) Charge(task.Record, time.Duration, *task.Energy) *task.Charge { return nil }
+func (noSessions) Settle(task.Record)                                           {}
+func (noSessions) Rests(string, string) task.Budgets                            { return task.Budgets{} }
+func (noSessions) Warm(string) string                                           { return "" }
+func (noSessions) Began(task.Task, string, int) bool                            { return false }
+func (noSessions) Kept(task.Task, string, <-chan struct{}, task.KV)             {}
+func (noSessions) Forget(string)                                                {}
 func (noSessions) Take(string, string) (s engine.Saved, done func(), ok bool) {
 	return s, nil, false
 }

@@ -54,7 +54,7 @@ func (v *visits) Admit(t *task.Task) error {
 }
 func (v *visits) Withdraw(t task.Task) { v.note(t.ID, "withdraw") }
 func (v *visits) Recover(t task.Task)  { v.note(t.ID, "recover") }
-func (v *visits) Charge(r task.Record, decode time.Duration) *task.Charge {
+func (v *visits) Charge(r task.Record, decode time.Duration, _ *task.Energy) *task.Charge {
 	v.note(r.Task.ID, fmt.Sprintf("charge %s after %s", r.State, decode))
 	return &task.Charge{Account: "me", Amount: task.Amount{Tokens: 1}}
 }

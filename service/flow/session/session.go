@@ -125,7 +125,7 @@ func (m *Manager) bounded(s task.Session, now time.Time) *entry {
 	}
 	s.TTL = min(max(s.TTL, 0), maxTTL)
 	s.Turns, s.MaxTurns = max(s.Turns, 0), max(s.MaxTurns, 0)
-	s.Spent = task.Amount{Tokens: max(s.Spent.Tokens, 0), Time: max(s.Spent.Time, 0), Cost: max(s.Spent.Cost, 0)}
+	s.Spent = task.Amount{Tokens: max(s.Spent.Tokens, 0), Time: max(s.Spent.Time, 0), Cost: max(s.Spent.Cost, 0), Energy: max(s.Spent.Energy, 0)}
 	return &entry{Session: s, idle: s.CreatedAt}
 }
 
@@ -185,6 +185,7 @@ func (m *Manager) Create(ctx context.Context, r task.SessionRequest) (task.Sessi
 	s.TTL, s.MaxTurns = cmp.Or(r.TTL, s.TTL), cmp.Or(r.MaxTurns, s.MaxTurns)
 	s.Budget = task.Amount{
 		Tokens: cmp.Or(r.Budget.Tokens, s.Budget.Tokens), Time: cmp.Or(r.Budget.Time, s.Budget.Time), Cost: cmp.Or(r.Budget.Cost, s.Budget.Cost),
+		Energy: cmp.Or(r.Budget.Energy, s.Budget.Energy),
 	}
 	give, err := m.reserve(s.ID, now)
 	if err != nil {

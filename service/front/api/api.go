@@ -153,7 +153,7 @@ type GPUsView struct {
 	GPUs                  []GPUView
 }
 
-// GPUView is one GPU. Sizes are bytes, utilization is 0 to 1. Temperature and power are 0 where the card does not tell.
+// GPUView is one GPU. Sizes are bytes, utilization is 0 to 1. Temperature, power and the energy since the driver was loaded are 0 where the card does not tell.
 type GPUView struct {
 	Index                                                  int
 	UUID, Name, DriverVersion                              string
@@ -162,7 +162,7 @@ type GPUView struct {
 	VRAMTotal, VRAMUsed, VRAMOther, VRAMPromised, VRAMFree int64
 	Utilization                                            float64
 	TemperatureC                                           int
-	PowerW                                                 float64
+	PowerW, EnergyJ                                        float64
 	Holders                                                []HolderView
 }
 

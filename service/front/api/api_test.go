@@ -255,7 +255,7 @@ func TestCapabilitiesAgreeWithWhatIsServed(t *testing.T) {
 	require.Len(t, live, served)
 }
 
-// ORCH-2101, ORCH-3095
+// ORCH-2101, ORCH-3095, LO-504
 func TestWhatClientsReadFitsTheContract(t *testing.T) {
 	f := setup(t)
 	at := time.Date(2026, 11, 22, 20, 15, 0, 125e6, time.FixedZone("", 3600))
@@ -265,7 +265,10 @@ func TestWhatClientsReadFitsTheContract(t *testing.T) {
 		TokensIn: 3, TokensOut: 4, LastEventID: "5-0a1b2c3d",
 		End: &task.End{TokensIn: 3, TokensOut: 4, FinishReason: task.FinishResult, Result: json.RawMessage(`[[0.5]]`), Receipt: task.Receipt{Determinism: task.Strict}},
 	}
+	f.tasks.status.EnergyJ, f.tasks.status.EnergyCost = (&task.Energy{Joules: 12.5, Cost: 0.25, Priced: true}).Shown()
+	f.tasks.status.End.EnergyJ = f.tasks.status.EnergyJ
 	failed := f.tasks.status
+	failed.EnergyCost = nil
 	failed.State, failed.End, failed.StartedAt, failed.Err = task.Failed, nil, time.Time{}, task.Errorf(task.WorkerReset, "%s", strings.Repeat("é", 4000)).Retry(0)
 	f.tasks.listed = []task.Status{f.tasks.status, failed}
 	f.pools.unready = task.Errorf(task.PoolUnready, "pool default is loading")
@@ -281,6 +284,10 @@ func TestWhatClientsReadFitsTheContract(t *testing.T) {
 	require.NotEmpty(t, one.XCorrelationID.Value)
 	require.Equal(t, "[[0.5]]", string(one.Response.End.Value.Result))
 	require.True(t, at.Equal(one.Response.AcceptedAt))
+	require.Equal(t, gen.NewOptFloat64(12.5), one.Response.EnergyJ, "LO-504")
+	require.Equal(t, gen.NewOptFloat64(0.25), one.Response.EnergyCost)
+	require.Equal(t, gen.NewOptFloat64(12.5), one.Response.End.Value.EnergyJ)
+	require.False(t, one.Response.End.Value.EnergyCost.Set)
 	require.Zero(t, one.Response.PredictedStartMs)
 	require.Equal(t, "self-test", one.Response.Actor.Value)
 
@@ -289,6 +296,8 @@ func TestWhatClientsReadFitsTheContract(t *testing.T) {
 	require.Len(t, list.Response.Tasks, 2)
 	require.Equal(t, gen.ErrorCodeWORKERRESET, list.Response.Tasks[1].Error.Value.Code)
 	require.False(t, list.Response.Tasks[1].StartedAt.Set)
+	require.Equal(t, gen.NewOptFloat64(12.5), list.Response.Tasks[1].EnergyJ)
+	require.False(t, list.Response.Tasks[1].EnergyCost.Set)
 
 	canceled, err := client.CancelTask(ctx, gen.CancelTaskParams{ID: "t1"})
 	require.NoError(t, err)

@@ -198,6 +198,9 @@ func toGPUs(list []GPUView) []gen.GPU {
 		if g.PowerW > 0 {
 			out[i].PowerW = gen.NewOptFloat64(g.PowerW)
 		}
+		if g.EnergyJ > 0 {
+			out[i].EnergyJ = gen.NewOptFloat64(g.EnergyJ)
+		}
 		for n, h := range g.Holders {
 			out[i].Holders[n] = gen.VRAMHolder{ReplicaID: optString(task.Clip(h.ReplicaID, maxName)), UsedBytes: h.Used, PromisedBytes: h.Promised}
 			if h.PID > 0 {

@@ -66,7 +66,7 @@ func (h control) StreamLogs(ctx context.Context, p gen.StreamLogsParams, w http.
 	}
 	conn := http.NewResponseController(w)
 	defer func() { _ = conn.SetWriteDeadline(time.Time{}) }() // or it would end the connection's next request
-	out := &logStream{w: w, conn: conn, wanted: newWanted(p), pace: delivery.Pace{Set: conn.SetWriteDeadline, Timeout: h.WriteTimeout}}
+	out := &logStream{w: w, conn: conn, filter: newFilter(p), pace: delivery.Pace{Set: conn.SetWriteDeadline, Timeout: h.WriteTimeout}}
 	reader := h.Logs.Read()
 	if err := out.past(reader, p.Last.Or(defaultLines)); err != nil || !p.Follow.Or(true) {
 		return nil // a client that is gone, where the answer has begun
@@ -104,7 +104,7 @@ type logStream struct {
 	w      io.Writer
 	conn   *http.ResponseController
 	pace   delivery.Pace
-	wanted wanted
+	filter LogFilter
 }
 
 // past sends the last of the wanted lines that are there.
@@ -127,15 +127,9 @@ func (s *logStream) event(to []byte, line LogLine) ([]byte, error) {
 	if line.Lost > 0 {
 		to = fmt.Appendf(to, "event: lost\ndata: {\"lines\":%d}\n\n", line.Lost)
 	}
-	if line.Level < s.wanted.level {
-		return to, nil
-	}
-	text, err := line.JSON()
-	if err != nil {
-		return nil, fmt.Errorf("write a line of the log: %w", err)
-	}
-	if !s.wanted.has(text) {
-		return to, nil
+	text, err := s.filter.Wanted(line)
+	if err != nil || text == nil {
+		return to, err
 	}
 	return fmt.Appendf(to, "event: line\ndata: %s\n\n", text), nil
 }
@@ -150,29 +144,40 @@ func (s *logStream) send(text []byte) error {
 	return s.conn.Flush()
 }
 
-// wanted tells the lines that a client asks for.
-type wanted struct {
-	level        zapcore.Level
-	pool, id     string
-	text         string // in small letters
-	needsContent bool
+// LogFilter tells the lines that a client asks for. What is empty does not count.
+type LogFilter struct {
+	Level  zapcore.Level // and graver ones
+	PoolID string
+	TaskID string // a task may be named by its short id too
+	Text   string // in small letters
 }
 
-func newWanted(p gen.StreamLogsParams) wanted {
-	want := wanted{level: zapcore.DebugLevel, pool: string(p.PoolID.Value), id: string(p.TaskID.Value), text: strings.ToLower(p.Text.Value)}
+func newFilter(p gen.StreamLogsParams) LogFilter {
+	f := LogFilter{Level: zapcore.DebugLevel, PoolID: string(p.PoolID.Value), TaskID: string(p.TaskID.Value), Text: strings.ToLower(p.Text.Value)}
 	if p.Level.Set {
-		_ = want.level.UnmarshalText([]byte(p.Level.Value)) // the contract's names are zap's
+		_ = f.Level.UnmarshalText([]byte(p.Level.Value)) // the contract's names are zap's
 	}
-	want.needsContent = want.pool != "" || want.id != ""
-	return want
+	return f
 }
 
-// has reports whether a line of JSON is about what is wanted. A task may be named by its short id too.
-func (w wanted) has(line []byte) bool {
-	if w.text != "" && !w.says(line) {
-		return false
+// Wanted is a line as JSON, or nil where nobody asked for it.
+func (f LogFilter) Wanted(line LogLine) ([]byte, error) {
+	if line.Level < f.Level {
+		return nil, nil
 	}
-	if !w.needsContent {
+	text, err := line.JSON()
+	if err != nil {
+		return nil, fmt.Errorf("write a line of the log: %w", err)
+	}
+	if f.Text != "" && !f.says(text) || !f.about(text) {
+		return nil, nil
+	}
+	return text, nil
+}
+
+// about reports whether a line is about the pool and the task.
+func (f LogFilter) about(line []byte) bool {
+	if f.PoolID == "" && f.TaskID == "" {
 		return true
 	}
 	var about struct {
@@ -184,11 +189,11 @@ func (w wanted) has(line []byte) bool {
 	if json.Unmarshal(line, &about) != nil {
 		return false
 	}
-	return (w.pool == "" || about.PoolID == w.pool) && (w.id == "" || about.JobID == w.id || about.TaskID == w.id || about.Task == w.id)
+	return (f.PoolID == "" || about.PoolID == f.PoolID) && (f.TaskID == "" || about.JobID == f.TaskID || about.TaskID == f.TaskID || about.Task == f.TaskID)
 }
 
 // says reports whether a value of the line has the text. The names of its fields are not searched, nor is its time.
-func (w wanted) says(line []byte) bool {
+func (f LogFilter) says(line []byte) bool {
 	from := json.NewDecoder(bytes.NewReader(line))
 	from.UseNumber() // as it is written
 	var fields map[string]any
@@ -196,15 +201,15 @@ func (w wanted) says(line []byte) bool {
 		return false
 	}
 	delete(fields, "ts")
-	return w.within(fields)
+	return f.within(fields)
 }
 
-func (w wanted) within(value any) bool {
+func (f LogFilter) within(value any) bool {
 	switch v := value.(type) {
 	case map[string]any:
-		return slices.ContainsFunc(slices.Collect(maps.Values(v)), w.within)
+		return slices.ContainsFunc(slices.Collect(maps.Values(v)), f.within)
 	case []any:
-		return slices.ContainsFunc(v, w.within)
+		return slices.ContainsFunc(v, f.within)
 	}
-	return strings.Contains(strings.ToLower(fmt.Sprint(value)), w.text)
+	return strings.Contains(strings.ToLower(fmt.Sprint(value)), f.Text)
 }

@@ -143,7 +143,7 @@ func TestGPUs(t *testing.T) {
 	f.pools.gpus = GPUsView{Driver: "550.54", CUDA: "12.4", GPUs: []GPUView{
 		{
 			Index: 0, UUID: "GPU-a", Name: "NVIDIA GeForce RTX 3090", DriverVersion: "550.54", Healthy: true, VRAMTotal: 24 << 30, VRAMUsed: 8 << 30,
-			VRAMOther: 1 << 30, VRAMPromised: 2 << 30, VRAMFree: 14 << 30, Utilization: 0.5, TemperatureC: 61, PowerW: 212.5,
+			VRAMOther: 1 << 30, VRAMPromised: 2 << 30, VRAMFree: 14 << 30, Utilization: 0.5, TemperatureC: 61, PowerW: 212.5, EnergyJ: 8123.5,
 			Holders: []HolderView{{ReplicaID: "coder-0", PID: 4711, Used: 7 << 30}, {ReplicaID: "coder-1", Promised: 2 << 30}, {PID: 12, Used: 1 << 30}},
 		},
 		{Index: 1, UUID: "GPU-b", Name: "NVIDIA GeForce RTX 3060", LastError: "XID 79: it has fallen off the bus", VRAMTotal: 12 << 30, VRAMFree: -1},
@@ -154,13 +154,14 @@ func TestGPUs(t *testing.T) {
 	first, second := two.Response.Gpus[0], two.Response.Gpus[1]
 	require.Equal(t, gen.NewOptInt(61), first.TemperatureC)
 	require.Equal(t, gen.NewOptFloat64(212.5), first.PowerW)
+	require.Equal(t, gen.NewOptFloat64(8123.5), first.EnergyJ)
 	require.EqualValues(t, 14<<30, first.VramFreeBytes)
 	require.Equal(t, []gen.VRAMHolder{
 		{ReplicaID: gen.NewOptString("coder-0"), Pid: gen.NewOptInt(4711), UsedBytes: 7 << 30},
 		{ReplicaID: gen.NewOptString("coder-1"), PromisedBytes: 2 << 30},
 		{Pid: gen.NewOptInt(12), UsedBytes: 1 << 30},
 	}, first.Holders)
-	require.False(t, second.TemperatureC.Set || second.PowerW.Set)
+	require.False(t, second.TemperatureC.Set || second.PowerW.Set || second.EnergyJ.Set)
 	require.Zero(t, second.VramFreeBytes)
 	require.Equal(t, "XID 79: it has fallen off the bus", second.LastError.Value)
 

@@ -25,6 +25,7 @@ func (h sessions) CreateSession(ctx context.Context, req *gen.SessionRequest) (*
 	if b, ok := req.Budget.Get(); ok {
 		r.Budget = task.Amount{
 			Tokens: b.Tokens.Or(0), Time: time.Duration(b.TimeMs.Or(0)) * time.Millisecond, Cost: int64(math.Ceil(b.Cost.Or(0) * task.CostUnit)),
+			Energy: int64(math.Ceil(b.Joules.Or(0) * task.Millijoules)),
 		}
 	}
 	s, err := h.Sessions.Create(ctx, r)
@@ -34,7 +35,8 @@ func (h sessions) CreateSession(ctx context.Context, req *gen.SessionRequest) (*
 	return &gen.SessionHeaders{
 		Location:               "/v1/sessions/" + s.ID,
 		XBudgetTokensRemaining: optInt(s.Rests.Tokens), XBudgetTimeRemainingMs: optInt(s.Rests.TimeMS), XBudgetCostRemaining: optFloat(s.Rests.Cost),
-		Response: toSession(s),
+		XBudgetJoulesRemaining: optFloat(s.Rests.Joules),
+		Response:               toSession(s),
 	}, nil
 }
 
@@ -46,7 +48,8 @@ func (h sessions) GetSession(ctx context.Context, p gen.GetSessionParams) (*gen.
 	}
 	return &gen.GetSessionOKHeaders{
 		XBudgetTokensRemaining: optInt(s.Rests.Tokens), XBudgetTimeRemainingMs: optInt(s.Rests.TimeMS), XBudgetCostRemaining: optFloat(s.Rests.Cost),
-		Response: toSession(s),
+		XBudgetJoulesRemaining: optFloat(s.Rests.Joules),
+		Response:               toSession(s),
 	}, nil
 }
 
@@ -64,6 +67,7 @@ func toSession(s task.SessionStatus) gen.Session {
 		SessionID: gen.SessionID(id), ReplicaID: optString(task.Clip(s.ReplicaID, maxName)), Turns: s.Turns, MaxTurns: s.MaxTurns,
 		TTLRemainingMs: millis(s.TTLLeft), KvWarmth: s.Warm, CreatedAt: s.CreatedAt.UTC(),
 		BudgetTokensRemaining: optInt(s.Rests.Tokens), BudgetTimeRemainingMs: optInt(s.Rests.TimeMS), BudgetCostRemaining: optFloat(s.Rests.Cost),
+		BudgetJoulesRemaining: optFloat(s.Rests.Joules),
 	}
 	if s.PoolID != "" {
 		out.PoolID = gen.NewOptPoolID(gen.PoolID(s.PoolID))

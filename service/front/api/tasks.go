@@ -31,6 +31,7 @@ func (h tasks) CreateTask(ctx context.Context, req *gen.TaskRequest) (*gen.Admis
 	return &gen.AdmissionHeaders{
 		Location:               "/v1/tasks/" + a.TaskID,
 		XBudgetTokensRemaining: optInt(left.Tokens), XBudgetTimeRemainingMs: optInt(left.TimeMS), XBudgetCostRemaining: optFloat(left.Cost),
+		XBudgetJoulesRemaining: optFloat(left.Joules),
 		Response: gen.Admission{
 			TaskID:           gen.TaskID(a.TaskID),
 			PoolID:           gen.PoolID(a.PoolID),
@@ -162,6 +163,8 @@ func toStatus(s task.Status) gen.TaskStatus {
 		DeletedAt:        optTime(s.DeletedAt),
 		TokensIn:         s.TokensIn,
 		TokensOut:        s.TokensOut,
+		EnergyJ:          optNumber(s.EnergyJ),
+		EnergyCost:       optNumber(s.EnergyCost),
 	}
 	if s.LastEventID != "" {
 		out.LastEventID = gen.NewOptEventID(gen.EventID(s.LastEventID))
@@ -171,6 +174,8 @@ func toStatus(s task.Status) gen.TaskStatus {
 			TokensIn:     e.TokensIn,
 			TokensOut:    e.TokensOut,
 			DecodeTimeMs: e.DecodeTimeMS,
+			EnergyJ:      optNumber(e.EnergyJ),
+			EnergyCost:   optNumber(e.EnergyCost),
 			FinishReason: gen.EndEventFinishReason(e.FinishReason),
 			ToolCalls:    toCalls(e.ToolCalls),
 			Result:       jx.Raw(e.Result),
@@ -193,6 +198,13 @@ func toStatus(s task.Status) gen.TaskStatus {
 		out.Error = gen.NewOptError(toError(s.Err))
 	}
 	return out
+}
+
+func optNumber(v *float64) gen.OptFloat64 {
+	if v == nil {
+		return gen.OptFloat64{}
+	}
+	return gen.NewOptFloat64(*v)
 }
 
 func pointer[T any](v T, ok bool) *T {

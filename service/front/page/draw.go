@@ -98,7 +98,7 @@ func (d *drawer) draw(ctx context.Context) (all []group, busy bool) {
 		{&waiting, 6, "Nobody waits."},
 		{&recent, 6, "No task has ended yet."},
 		{&sessions, 5, "No session is open. A task opens one when it names a session_id."},
-		{&catalog, 5, "The catalog is empty. Pools that name a file do not need it; add a model with `llama-orch models add`."},
+		{&catalog, 5, "The catalog is empty. Pools that name a file do not need it; add a model with llama-orch models add."},
 	} {
 		if len(empty.l.rows) == 0 {
 			empty.l.add(ctx, emptyKey, emptyRow(empty.cols, empty.text))
@@ -160,7 +160,7 @@ func (d *drawer) totals(ctx context.Context, pools []api.HealthView, gpus api.GP
 		watts += g.PowerW
 	}
 	l := list{name: "totals"}
-	l.add(ctx, "waiting", figure("Waiting", fmt.Sprint(waiting), "tasks"))
+	l.add(ctx, "waiting", figure("Waiting", fmt.Sprint(waiting), plural(waiting, "task")))
 	l.add(ctx, "running", figure("Busy slots", fmt.Sprintf("%d of %d", active, slots), ""))
 	l.add(ctx, "ready", figure("Replicas ready", fmt.Sprintf("%d of %d", ready, replicas), ""))
 	if total > 0 {
@@ -169,7 +169,14 @@ func (d *drawer) totals(ctx context.Context, pools []api.HealthView, gpus api.GP
 	if watts > 0 {
 		l.add(ctx, "power", figure("Power", fmt.Sprintf("%.0f", watts), "W"))
 	}
-	if b := d.views.Budget(); !b.Tokens.IsZero() || !b.TimeMS.IsZero() || !b.Cost.IsZero() {
+	h := d.views.Host()
+	if h.MemoryFree > 0 {
+		l.add(ctx, "memory", figure("Host memory free", gib(h.MemoryFree), "GiB"))
+	}
+	if h.DiskFree > 0 {
+		l.add(ctx, "disk", figure("Host disk free", gib(h.DiskFree), "GiB"))
+	}
+	if b := d.views.Budget(); !b.Tokens.IsZero() || !b.TimeMS.IsZero() || !b.Cost.IsZero() || !b.Joules.IsZero() {
 		l.add(ctx, "budget", figure("Token's budget left", budget(b), ""))
 	}
 	return group(l)

@@ -22,6 +22,10 @@ func (f *Front) events(w http.ResponseWriter, r *http.Request) error {
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no")
+	filter, wanted, err := logWish(r.URL.Query())
+	if err != nil {
+		return err
+	}
 	call := gate.CallFrom(r.Context())
 	if call.Head { // the page asks whether it may still follow
 		return nil
@@ -34,7 +38,7 @@ func (f *Front) events(w http.ResponseWriter, r *http.Request) error {
 	out := http.NewResponseController(w)
 	send := func(frame []byte) bool {
 		_ = out.SetWriteDeadline(time.Now().Add(writeWithin))
-		_, err := w.Write(frame)
+		_, err := w.Write(frame) //nolint:gosec // G705: events, which no browser reads as HTML
 		return err == nil && out.Flush() == nil
 	}
 	if !send([]byte("retry: 1000\n\n")) {
@@ -42,6 +46,17 @@ func (f *Front) events(w http.ResponseWriter, r *http.Request) error {
 	}
 	alive := time.NewTicker(aliveEvery)
 	defer alive.Stop()
+	var log *tail
+	var tick <-chan time.Time
+	if wanted {
+		log = followLog(f.o.Logs.Read(), filter)
+		ticker := time.NewTicker(linesEvery)
+		defer ticker.Stop()
+		tick = ticker.C
+		if !send(log.frame()) {
+			return nil
+		}
+	}
 	seen := cmp.Or(r.Header.Get("Last-Event-ID"), r.URL.Query().Get("after"))
 	for !call.Over() {
 		patches, known := f.live.since(seen)
@@ -55,6 +70,14 @@ func (f *Front) events(w http.ResponseWriter, r *http.Request) error {
 		}
 		select {
 		case <-sign:
+		case <-tick:
+			if call.Over() {
+				return nil
+			}
+			log.read(r.Context())
+			if frame := log.frame(); frame != nil && !send(frame) {
+				return nil
+			}
 		case <-alive.C:
 			if !send([]byte(": alive\n\n")) {
 				return nil

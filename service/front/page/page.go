@@ -55,6 +55,12 @@ type Views interface {
 	// Budget is what is left for the callers with the token.
 	Budget() task.Budgets
 	Models() []api.CatalogModel
+	Host() Host
+}
+
+// Host is the machine, in bytes. 0: it does not tell.
+type Host struct {
+	MemoryFree, DiskFree int64 // the disk is that of the data folder
 }
 
 // Door lets browsers in.
@@ -63,9 +69,10 @@ type Door interface {
 	Logout(r *http.Request) (*http.Cookie, error)
 }
 
-// Options are what a Front is made from. Views, Door, Else and Native are needed.
+// Options are what a Front is made from. Views, Logs, Door, Else and Native are needed.
 type Options struct {
 	Views   Views
+	Logs    api.Logs
 	Door    Door
 	Else    gate.Front // answers at Root who accepts no HTML
 	Native  gate.Front // words what the page refuses
@@ -91,8 +98,8 @@ type asset struct {
 
 // New makes a front.
 func New(o Options) (*Front, error) {
-	if o.Views == nil || o.Door == nil || o.Else == nil || o.Native == nil {
-		return nil, errors.New("page: Views, Door, Else and Native are needed")
+	if o.Views == nil || o.Logs == nil || o.Door == nil || o.Else == nil || o.Native == nil {
+		return nil, errors.New("page: Views, Logs, Door, Else and Native are needed")
 	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()

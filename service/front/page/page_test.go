@@ -21,6 +21,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -39,6 +40,24 @@ type box struct {
 	reads  int // of recent
 	lists  int // of models
 	models []api.CatalogModel
+	log    *observe.Tail
+}
+
+// tailed has the lines of a tail, as the app shows them.
+type tailed struct{ *observe.Tail }
+
+func (l tailed) Read() api.LogReader { return reader{l.Tail.Read(5000)} }
+
+type reader struct{ *observe.Reader }
+
+func (r reader) Past() (api.LogLine, bool) {
+	line, ok := r.Reader.Past()
+	return api.LogLine{Level: line.Level, Lost: line.Lost, JSON: line.JSON}, ok
+}
+
+func (r reader) Next(ctx context.Context) (api.LogLine, error) {
+	line, err := r.Reader.Next(ctx)
+	return api.LogLine{Level: line.Level, Lost: line.Lost, JSON: line.JSON}, err
 }
 
 func (b *box) set(change func()) {
@@ -63,7 +82,7 @@ func (b *box) Pools() []api.HealthView {
 
 func (b *box) GPUs() api.GPUsView {
 	return api.GPUsView{GPUs: []api.GPUView{{
-		Name: evil, Healthy: true, LastError: evil, VRAMTotal: 24 << 30, VRAMUsed: 9 << 30, VRAMOther: 3 << 30, VRAMPromised: 2 << 30, VRAMFree: 13 << 30, TemperatureC: 41, PowerW: 32,
+		Name: evil, Healthy: true, LastError: evil, VRAMTotal: 24 << 30, VRAMUsed: 9 << 30, VRAMOther: 3 << 30, VRAMPromised: 2 << 30, VRAMFree: 13 << 30, TemperatureC: 41, PowerW: 32, EnergyJ: 9_000_000,
 		Holders: []api.HolderView{{ReplicaID: "r0", Used: 6 << 30}, {PID: 7, Used: 3 << 30}},
 	}}}
 }
@@ -103,6 +122,8 @@ func (*box) Budget() task.Budgets {
 	return task.Budgets{Cost: task.Rest[float64]{Left: 1.5, Bounded: true}, TimeMS: task.Rest[int64]{Left: 90_000, Bounded: true}}
 }
 
+func (*box) Host() Host { return Host{MemoryFree: 12 << 30, DiskFree: 345 << 30} }
+
 func (b *box) Models() []api.CatalogModel {
 	if b.lists++; b.models != nil {
 		return b.models
@@ -136,7 +157,7 @@ func (other) ServeHTTP(w http.ResponseWriter, _ *http.Request) { _, _ = io.Write
 func open(t *testing.T, b *box, token string) (*Front, http.Handler) {
 	auth, err := gate.NewAuth(gate.AuthOptions{Token: token, OptionalOnLoopback: token == ""})
 	require.NoError(t, err)
-	f, err := New(Options{Views: b, Door: auth, Else: other{}, Native: other{}, Version: "v" + evil})
+	f, err := New(Options{Views: b, Logs: tailed{b.log}, Door: auth, Else: other{}, Native: other{}, Version: "v" + evil})
 	require.NoError(t, err)
 	g, err := gate.New(gate.Options{Auth: auth, Fronts: map[string]gate.Front{"/": other{}, Prefix: f}, Exact: map[string]gate.Front{Root: f}})
 	require.NoError(t, err)
@@ -191,7 +212,7 @@ func TestWhatComesFromOutsideIsText(t *testing.T) {
 		require.NotContains(t, page, never)
 	}
 	for _, shown := range []string{
-		"25 of 64 wait", "4 of them batch", "40 %", "1 of 2 busy", "GPU 0", "box-b", "41 °C", "32 W", "other programs", "promised", "75 %", "off, on average", "told 50 %",
+		"25 of 64 wait", "Host memory free", "12.0", "345.0", "4 of them batch", "40 %", "1 of 2 busy", "GPU 0", "box-b", "41 °C", "32 W", "2.5 kWh", "other programs", "promised", "75 %", "off, on average", "told 50 %",
 		"50 %", "70 tokens", "cost 1.5", "1 m 30 s", "1 MiB of 4 MiB", "25 %", "and 5 more in the queue of", "decode", "INTERNAL",
 	} {
 		require.Contains(t, page, shown)

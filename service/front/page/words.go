@@ -113,6 +113,13 @@ func share(part, whole int64) string {
 	return strconv.FormatFloat(100*float64(max(part, 0))/float64(whole), 'f', 2, 64) + "%"
 }
 
+func plural(n int, one string) string {
+	if n == 1 {
+		return one
+	}
+	return one + "s"
+}
+
 func orElse(s, other string) string { return cmp.Or(s, other) }
 
 // budget is what is left, in words.
@@ -126,6 +133,9 @@ func budget(b task.Budgets) string {
 	}
 	if !b.Cost.IsZero() {
 		parts = append(parts, fmt.Sprintf("cost %.4g", b.Cost.Left))
+	}
+	if !b.Joules.IsZero() {
+		parts = append(parts, fmt.Sprintf("%.0f J", b.Joules.Left))
 	}
 	if len(parts) == 0 {
 		return "not bounded"

@@ -90,6 +90,7 @@ func Of(r task.Record) proof.Bundle {
 	}
 	b.Timing.WaitedMS = max(ran.Sub(b.Timing.AcceptedAt).Milliseconds(), 0)
 	b.Timing.RanMS = max(b.Timing.FinishedAt.Sub(ran).Milliseconds(), 0)
+	b.Metrics.EnergyJ, b.Metrics.EnergyCost = r.Energy()
 	if r.Err != nil {
 		b.Error = failure(r.Err.Envelope())
 	}

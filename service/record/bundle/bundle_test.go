@@ -97,6 +97,31 @@ func TestABundleHoldsTheRunAndNotTheWords(t *testing.T) {
 	require.NotContains(t, kept, `<s>`, "what the template made of it follows from it")
 }
 
+// LO-504, OC-CTRL-2067: a bundle has what the cards took, and none where that is not known; its digest covers it.
+func TestABundleHasTheEnergy(t *testing.T) {
+	r := ended("a")
+	require.NotContains(t, encoded(t, Of(r)), "energy")
+	without, err := Prove(r, Keep{})
+	require.NoError(t, err)
+	r.End.EnergyJ, r.End.EnergyCost = (&task.Energy{Joules: 12.3456, Cost: 0.000001234, Priced: true}).Shown()
+	require.Contains(t, encoded(t, Of(r)), `"energy_j":12.346,"energy_cost":0.000001234}`)
+	r.Proof = without
+	_, err = Text(r)
+	require.ErrorIs(t, err, ErrChanged)
+	r.Proof, err = Prove(r, Keep{})
+	require.NoError(t, err)
+	_, err = Text(r)
+	require.NoError(t, err)
+	failed := ended("a")
+	failed.State, failed.End, failed.Err, failed.EnergyJ = task.Failed, nil, task.Errorf(task.DecodeTimeout, "it was stuck"), r.End.EnergyJ
+	require.Contains(t, encoded(t, Of(failed)), `"energy_j":12.346`, "however it ended")
+	none, cost := (*task.Energy)(nil).Shown()
+	require.Nil(t, none)
+	require.Nil(t, cost)
+	_, cost = (&task.Energy{Joules: 1}).Shown()
+	require.Nil(t, cost, "there is no price")
+}
+
 // OC-CTRL-2067
 func TestEveryKindOfEndHasABundle(t *testing.T) {
 	queued := ended()

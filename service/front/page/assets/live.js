@@ -26,54 +26,79 @@ function morph(have, want) {
   old.slice(now.length).forEach((o) => o.remove());
 }
 
+// arrange gives a list rows that are new or differ, by their keys, and the order of its keys, where that changed. What stays keeps the focus.
+export function arrange(list, rows, order) {
+  const have = new Map([...list.children].map((e) => [e.dataset.key, e]));
+  for (const [key, row] of rows) {
+    const old = have.get(key);
+    if (old) morph(old, row);
+    else have.set(key, row);
+  }
+  if (!order) return;
+  const keys = new Set(order);
+  for (const [key, e] of have) if (!keys.has(key)) e.remove();
+  order.forEach((key, i) => {
+    const e = have.get(key);
+    if (list.children[i] !== e) list.insertBefore(e, list.children[i] || null);
+  });
+}
+
 function apply(changes) {
   for (const [name, change] of Object.entries(changes)) {
     const list = document.querySelector(`[data-group="${name}"]`);
     if (!list) continue;
-    const have = new Map([...list.children].map((e) => [e.dataset.key, e]));
-    for (const [key, html] of Object.entries(change.r || {})) {
-      const row = parsed(html), old = have.get(key);
-      if (old) morph(old, row);
-      else have.set(key, row);
-    }
-    if (change.x) list.replaceChildren();
-    if (!change.o) continue;
-    const keys = new Set(change.o);
-    for (const [key, e] of have) if (!keys.has(key)) e.remove();
-    change.o.forEach((key, i) => {
-      const e = have.get(key);
-      if (list.children[i] !== e) list.insertBefore(e, list.children[i] || null);
-    });
+    arrange(list, Object.entries(change.r || {}).map(([key, html]) => [key, parsed(html)]), change.x ? [] : change.o);
   }
 }
 
-export function follow(seen, changed) {
+let source = null, seen = "", asked = "", on = {};
+
+function tell(text, lost) {
   const link = document.getElementById("link");
-  const tell = (text, lost) => {
-    if (link.textContent.trim() === text) return;
-    link.classList.toggle("lost", lost);
-    link.replaceChildren(mark(lost ? "ring" : "full"), " " + text);
+  if (link.textContent.trim() === text) return;
+  link.classList.toggle("lost", lost);
+  link.replaceChildren(mark(lost ? "ring" : "full"), " " + text);
+}
+
+function open() {
+  source?.close();
+  const mine = source = new EventSource("/page/events?after=" + encodeURIComponent(seen) + asked);
+  mine.onopen = () => tell("live", false);
+  mine.addEventListener("patch", (event) => {
+    seen = event.lastEventId;
+    const changes = JSON.parse(event.data);
+    apply(changes);
+    on.changed(changes);
+  });
+  mine.addEventListener("log", (event) => on.lines(JSON.parse(event.data), true));
+  mine.addEventListener("lines", (event) => on.lines(JSON.parse(event.data), false));
+  mine.onerror = () => {
+    if (mine !== source) return;
+    tell("not connected, trying again", true);
+    if (mine.readyState === EventSource.CLOSED) setTimeout(again, 2000, mine);
   };
-  const open = () => {
-    const source = new EventSource("/page/events?after=" + encodeURIComponent(seen));
-    source.onopen = () => tell("live", false);
-    source.addEventListener("patch", (event) => {
-      seen = event.lastEventId;
-      apply(JSON.parse(event.data));
-      changed();
-    });
-    source.onerror = () => {
-      tell("not connected, trying again", true);
-      if (source.readyState === EventSource.CLOSED) setTimeout(again, 2000);
-    };
-  };
-  const again = async () => { // the browser gave up: either nobody answers, or this page may not follow any more
-    try {
-      const answer = await fetch("/page/events", { method: "HEAD" });
-      if (answer.status === 401 || answer.status === 403) return location.reload();
-      if (answer.ok) return open();
-    } catch { /* nobody answers */ }
-    setTimeout(again, 2000);
-  };
+}
+
+async function again(lost) { // the browser gave up: either nobody answers, or this page may not follow any more
+  if (lost !== source) return; // another one was opened meanwhile
+  try {
+    const answer = await fetch("/page/events", { method: "HEAD" });
+    if (answer.status === 401 || answer.status === 403) return location.reload();
+    if (answer.ok && lost === source) return open();
+  } catch { /* nobody answers */ }
+  setTimeout(again, 2000, lost);
+}
+
+// follow begins with what the page has. On.changed is called with what a patch changed, and on.lines with lines of the log.
+export function follow(has, handlers) {
+  seen = has;
+  on = handlers;
   open();
+}
+
+// ask says what the one stream has beside the patches. It goes on where it was.
+export function ask(query) {
+  if (query === asked) return;
+  asked = query;
+  if (source) open();
 }

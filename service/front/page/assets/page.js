@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 // Which view is shown, the times that count, and the buttons that call the API.
 import { call, clock, said } from "./call.js";
-import { follow } from "./live.js";
-import { showTask, showTasks } from "./tasks.js";
+import { ask, follow } from "./live.js";
+import { onFilter, only, openLog, take, wanted } from "./logs.js";
+import { showTask, showTasks, staleTasks } from "./tasks.js";
 import { openPlayground } from "./play.js";
 
-const views = ["overview", "tasks", "models", "playground"];
+const views = ["overview", "tasks", "models", "logs", "playground"];
 let shown = "";
 
 function view() {
@@ -19,7 +20,9 @@ function view() {
   if (shown && shown !== next) document.getElementById("main").focus({ preventScroll: true });
   if (shown !== next && next === "tasks") showTasks();
   if (shown !== next && next === "playground") openPlayground();
+  if (shown !== next && next === "logs") openLog();
   shown = next;
+  ask(shown === "logs" ? wanted() : "");
 }
 
 function left(ms) {
@@ -47,6 +50,12 @@ document.addEventListener("click", async (event) => {
     document.forms["tasks-form"].elements.state.value = target.dataset.state;
     if (shown === "tasks") showTasks();
   }
+  if (target.dataset.log) {
+    target.closest("dialog").close();
+    only(target.dataset.log);
+    if (shown === "logs") ask(wanted());
+    else location.hash = "logs";
+  }
   if (target.dataset.call) {
     target.disabled = true;
     try {
@@ -62,6 +71,14 @@ document.addEventListener("click", async (event) => {
 
 addEventListener("hashchange", view);
 view();
-follow(document.body.dataset.seen, tick);
+onFilter(() => ask(wanted()));
+follow(document.body.dataset.seen, {
+  lines: take,
+  changed(changes) {
+    tick();
+    // A task that comes, begins or ends changes one of these.
+    if (shown === "tasks" && (changes.running?.o || changes.recent?.o || changes.totals?.r?.waiting)) staleTasks();
+  },
+});
 tick();
 setInterval(tick, 1000);

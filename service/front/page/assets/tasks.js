@@ -1,16 +1,23 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 // The list of tasks, and the dialog with everything about one.
 import { call, clock, make, mark } from "./call.js";
+import { arrange } from "./live.js";
 
 const page = 100, most = 500;
 const marks = { queued: "ring", running: "play", completed: "tick", failed: "cross", canceled: "dash" };
 const tones = { running: "busy", completed: "good", failed: "bad" };
-let list = [], drawn = 0;
+const restMS = 3000; // between two reads of the list
+let list = [], drawn = 0, next;
 
 function state(word) {
   const e = make("span", undefined, { class: "state " + (tones[word] || "calm") });
   e.append(mark(marks[word] || "ring"), " " + word);
   return e;
+}
+
+function energy(t) {
+  if (t.energy_j === undefined) return "";
+  return t.energy_j.toFixed(1) + " J" + (t.energy_cost === undefined ? "" : ", at a cost of " + t.energy_cost.toPrecision(3));
 }
 
 function cell(name, content, kind = "") {
@@ -20,7 +27,7 @@ function cell(name, content, kind = "") {
 }
 
 function row(t) {
-  const tr = make("tr"), acts = make("td", undefined, { class: "acts" });
+  const tr = make("tr", undefined, { "data-key": t.task_id }), acts = make("td", undefined, { class: "acts" });
   const at = make("time", clock.format(Date.parse(t.accepted_at)), { "data-at": Date.parse(t.accepted_at), "data-as": "clock" });
   const name = make("button", t.task_id, { type: "button", class: "link", "data-task": t.task_id, "aria-label": "Details of task " + t.task_id });
   const task = cell("Task", name);
@@ -33,15 +40,17 @@ function row(t) {
 }
 
 function draw(n) {
-  const rows = document.getElementById("tasks-rows");
-  rows.append(...list.slice(drawn, drawn + n).map(row));
-  drawn = Math.min(drawn + n, list.length);
+  drawn = Math.min(n, list.length);
+  const shown = list.slice(0, drawn);
+  arrange(document.getElementById("tasks-rows"), shown.map((t) => [t.task_id, row(t)]), shown.map((t) => t.task_id));
   document.getElementById("tasks-more").hidden = drawn >= list.length;
   document.getElementById("tasks-count").textContent = list.length === 0 ? "No task. Send one, or try the playground." :
     drawn + " of " + (list.length === most ? "the newest " : "") + list.length;
 }
 
-export async function showTasks() {
+async function read(n) {
+  clearTimeout(next);
+  next = 0;
   const wanted = document.forms["tasks-form"].elements.state.value;
   try {
     list = (await call("GET", "/v1/tasks?limit=" + most + (wanted ? "&state=" + wanted : ""))).tasks;
@@ -50,15 +59,23 @@ export async function showTasks() {
     document.getElementById("tasks-count").textContent = error.message;
     return;
   }
-  document.getElementById("tasks-rows").replaceChildren();
-  drawn = 0;
-  draw(page);
+  draw(n);
+}
+
+export function showTasks() {
+  return read(page);
+}
+
+// staleTasks has the list read again soon.
+export function staleTasks() {
+  next ||= setTimeout(() => read(Math.max(drawn, page)), restMS);
 }
 
 document.forms["tasks-form"].addEventListener("submit", (event) => { event.preventDefault(); showTasks(); });
-document.getElementById("tasks-more").addEventListener("click", () => draw(page));
+document.getElementById("tasks-more").addEventListener("click", () => draw(drawn + page));
 
 const dialog = document.getElementById("task"), body = document.getElementById("task-body"), said = document.getElementById("task-said");
+const reasons = document.getElementById("task-why"); // apart from the facts, which are drawn anew while the task lives
 let open = null, later, wanted = ""; // open is the task that is shown, wanted the id of the one to be shown
 
 function facts(pairs) {
@@ -80,7 +97,9 @@ export async function showTask(id) {
     open = null;
     said.textContent = "";
     document.getElementById("task-title").textContent = "Task " + id;
+    dialog.querySelector("[data-log]").dataset.log = id;
     body.replaceChildren(make("p", "…"));
+    reasons.replaceChildren();
     proof.hidden = true;
     for (const name of ["cancel", "replay"]) dialog.querySelector(`[data-do=${name}]`).hidden = true;
   }
@@ -99,7 +118,7 @@ export async function showTask(id) {
       ["State", state(t.state)], ["Model", t.model_ref], ["Pool", t.pool_id], ["Replica", t.replica_id], ["Sent by", t.actor],
       ["Accepted", new Date(t.accepted_at).toLocaleString()], ["Started", t.started_at && new Date(t.started_at).toLocaleString()],
       ["Ended", t.finished_at && new Date(t.finished_at).toLocaleString()], ["Position", t.state === "queued" ? String(t.queue_position) : ""],
-      ["Tokens", t.tokens_in + " in, " + t.tokens_out + " out"], ["Finish", t.end?.finish_reason], ["Error", t.error && t.error.code + ": " + t.error.message],
+      ["Tokens", t.tokens_in + " in, " + t.tokens_out + " out"], ["Energy", energy(t)], ["Finish", t.end?.finish_reason], ["Error", t.error && t.error.code + ": " + t.error.message],
     ]));
     if (receipt) {
       body.append(make("h3", "Receipt"), facts(Object.entries(receipt).map(([name, value]) => [name.replaceAll("_", " "), String(value)])));
@@ -142,9 +161,9 @@ const acts = {
       ul.append(li);
     }
     for (const v of e.evictions) ul.append(make("li", "makes room: " + v.replica_id));
-    body.append(make("h3", "Where such a task would run now"), ul);
+    reasons.replaceChildren(make("h3", "Where such a task would run now"), ul);
     ul.scrollIntoView({ block: "nearest" });
-    said.textContent = e.replica_id ? "It would run on " + e.replica_id + "." : "Nothing fits now.";
+    said.textContent = e.replica_id ? "It would run on " + e.replica_id + "." : e.pool_id ? "It would wait in pool " + e.pool_id + "." : "It would be refused.";
   },
 };
 

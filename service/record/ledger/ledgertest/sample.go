@@ -65,7 +65,7 @@ func Ended(t task.Task, state task.State, tokens ...string) task.Record {
 // Session is a session with no turn yet.
 func Session(id string) task.Session {
 	return task.Session{
-		ID: id, CreatedAt: Epoch, TTL: time.Minute, MaxTurns: 8, Explicit: true, Budget: task.Amount{Tokens: 100, Time: time.Second, Cost: 5},
+		ID: id, CreatedAt: Epoch, TTL: time.Minute, MaxTurns: 8, Explicit: true, Budget: task.Amount{Tokens: 100, Time: time.Second, Cost: 5, Energy: 90_000},
 	}
 }
 
@@ -87,7 +87,7 @@ func Full(state task.State) task.Record {
 	}
 	r.End.Receipt.TranscriptSHA256 = r.Transcript.Digest()
 	if state == task.Completed {
-		r.Err = nil
+		r.Err, r.EnergyJ, r.EnergyCost = nil, nil, nil
 	} else {
 		r.End = nil
 		r.Err.Reasons = nil // those of /readyz; no task ends with them

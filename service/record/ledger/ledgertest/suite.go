@@ -566,7 +566,7 @@ func sessions(t *testing.T, l Opened) {
 	window := Epoch.Truncate(24 * time.Hour)
 	r := Ended(turn, task.Completed, "a", "b")
 	r.ReplicaID = "default-1"
-	r.Charge = &task.Charge{SessionID: "s", Account: "localhost", Window: window, Amount: task.Amount{Tokens: 7, Time: 30 * time.Millisecond, Cost: 3}}
+	r.Charge = &task.Charge{SessionID: "s", Account: "localhost", Window: window, Amount: task.Amount{Tokens: 7, Time: 30 * time.Millisecond, Cost: 3, Energy: 12_345}}
 	finish(t, l, r, r, r) // an outcome may be recorded again, and is not charged again
 	l = reopen(t, l)
 	s.Spent, s.PoolID, s.ReplicaID = r.Charge.Amount, turn.PoolID, "default-1"

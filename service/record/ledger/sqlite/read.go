@@ -15,6 +15,7 @@ import (
 
 // Reader reads a ledger, also one that an orchestratord has open. Its methods may be called from several goroutines.
 type Reader struct {
+	path    string
 	version int
 	db      *sql.DB
 
@@ -61,7 +62,7 @@ func look(ctx context.Context, path string, newest int) (r *Reader, version int,
 	if version, err = probe(ctx, db, path, newest); err != nil {
 		return nil, version, errors.Join(err, db.Close())
 	}
-	return &Reader{version: version, db: db}, version, nil
+	return &Reader{path: path, version: version, db: db}, version, nil
 }
 
 func (r *Reader) prepare(ctx context.Context) error {
@@ -78,7 +79,7 @@ func (r *Reader) prepare(ctx context.Context) error {
 		&r.proven:        everything + ` WHERE substr(t.proof_sum, 1, 8) = substr(?1, 1, 8) AND t.proof_sum = ?1 ORDER BY t.seq LIMIT 1`,
 		&r.deleted:       `SELECT t.id FROM json_each(?) wanted JOIN task t ON t.id = wanted.value WHERE t.deleted_ms IS NOT NULL ORDER BY wanted.key`,
 		&r.sessions:      sessionRows,
-		&r.spent:         `SELECT account, tokens, time_ms, cost FROM spending WHERE window_ms = ?`,
+		&r.spent:         `SELECT account, tokens, time_ms, cost, mj FROM spending WHERE window_ms = ?`,
 	} {
 		stmt, err := r.db.PrepareContext(ctx, text)
 		if err != nil {

@@ -79,6 +79,9 @@ type storedOutcome struct {
 	End     *task.End       `json:"end,omitempty"`
 	Error   *storedError    `json:"error,omitempty"`
 	Deleted *storedDeletion `json:"deleted,omitempty"`
+	// EnergyJ and EnergyCost are those of a task without an End.
+	EnergyJ    *float64 `json:"energy_j,omitempty"`
+	EnergyCost *float64 `json:"energy_cost,omitempty"`
 }
 
 // storedDeletion is a task.Deletion without its time.
@@ -168,7 +171,7 @@ func decodeTask(text []byte, t *task.Task) error {
 }
 
 func encodeOutcome(r task.Record) ([]byte, error) {
-	s := storedOutcome{End: r.End}
+	s := storedOutcome{End: r.End, EnergyJ: r.EnergyJ, EnergyCost: r.EnergyCost}
 	if r.Err != nil {
 		s.Error = storeError(r.Err)
 	}
@@ -190,7 +193,7 @@ func decodeOutcome(text []byte, r *task.Record) error {
 	if err := json.Unmarshal(text, &s); err != nil {
 		return err
 	}
-	r.End = s.End
+	r.End, r.EnergyJ, r.EnergyCost = s.End, s.EnergyJ, s.EnergyCost
 	if d := s.Deleted; d != nil {
 		r.Deleted = &task.Deletion{TokensIn: d.TokensIn, TokensOut: d.TokensOut}
 	}

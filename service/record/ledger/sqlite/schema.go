@@ -166,6 +166,11 @@ DROP INDEX task_listed;
 CREATE INDEX task_listed ON task (state, seq) WHERE finished_ms IS NOT NULL AND state <> 'completed';
 
 ALTER TABLE transcript ADD COLUMN logprobs TEXT; -- a line of JSON for each token; NULL: none
+`, `
+-- Energy, in millijoules.
+ALTER TABLE session ADD COLUMN budget_mj INTEGER NOT NULL DEFAULT 0; -- 0: no bound
+ALTER TABLE session ADD COLUMN spent_mj INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE spending ADD COLUMN mj INTEGER NOT NULL DEFAULT 0;
 `}
 
 // oldest is the first version that the steps can bring up to date.

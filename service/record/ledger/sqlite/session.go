@@ -16,7 +16,7 @@ import (
 const sessionBytes = 128
 
 const sessionRows = `SELECT id, created_ms, ttl_ms, max_turns, turns, coalesce(pool_id, ''), coalesce(replica_id, ''),
-	budget_tokens, budget_time_ms, budget_cost, spent_tokens, spent_time_ms, spent_cost, explicit FROM session ORDER BY created_ms, id`
+	budget_tokens, budget_time_ms, budget_cost, budget_mj, spent_tokens, spent_time_ms, spent_cost, spent_mj, explicit FROM session ORDER BY created_ms, id`
 
 // KeepSession implements ledger.Ledger.
 func (l *Ledger) KeepSession(ctx context.Context, s task.Session) error {
@@ -49,7 +49,7 @@ func (r *Reader) Sessions(ctx context.Context) (found []task.Session, err error)
 		var s task.Session
 		var created, ttl, budget, spent int64
 		if err := rows.Scan(&s.ID, &created, &ttl, &s.MaxTurns, &s.Turns, &s.PoolID, &s.ReplicaID,
-			&s.Budget.Tokens, &budget, &s.Budget.Cost, &s.Spent.Tokens, &spent, &s.Spent.Cost, &s.Explicit); err != nil {
+			&s.Budget.Tokens, &budget, &s.Budget.Cost, &s.Budget.Energy, &s.Spent.Tokens, &spent, &s.Spent.Cost, &s.Spent.Energy, &s.Explicit); err != nil {
 			return nil, fmt.Errorf("read the sessions: %w", err)
 		}
 		s.CreatedAt = fromMS(sql.NullInt64{Int64: created, Valid: true})
@@ -74,7 +74,7 @@ func (r *Reader) Spent(ctx context.Context, window time.Time) (spent map[string]
 		var account string
 		var a task.Amount
 		var ms int64
-		if err := rows.Scan(&account, &a.Tokens, &ms, &a.Cost); err != nil {
+		if err := rows.Scan(&account, &a.Tokens, &ms, &a.Cost, &a.Energy); err != nil {
 			return nil, fmt.Errorf("read what was spent: %w", err)
 		}
 		a.Time = milliseconds(ms)
@@ -96,7 +96,7 @@ func (w *writer) session(s task.Session) error {
 		}
 	}
 	_, err := w.keepSession.Exec(s.ID, s.CreatedAt.UnixMilli(), s.TTL.Milliseconds(), s.MaxTurns, s.Turns, orNull(s.PoolID), orNull(s.ReplicaID),
-		s.Budget.Tokens, s.Budget.Time.Milliseconds(), s.Budget.Cost, s.Explicit)
+		s.Budget.Tokens, s.Budget.Time.Milliseconds(), s.Budget.Cost, s.Budget.Energy, s.Explicit)
 	return err
 }
 
@@ -108,7 +108,7 @@ func (w *writer) charge(c task.Charge, r task.Record) error {
 		if r.ReplicaID != "" {
 			pool = r.Task.PoolID
 		}
-		if _, err := w.chargeSession.Exec(a.Tokens, a.Time.Milliseconds(), a.Cost, orNull(pool), orNull(r.ReplicaID), c.SessionID); err != nil {
+		if _, err := w.chargeSession.Exec(a.Tokens, a.Time.Milliseconds(), a.Cost, a.Energy, orNull(pool), orNull(r.ReplicaID), c.SessionID); err != nil {
 			return err
 		}
 	}
@@ -122,6 +122,6 @@ func (w *writer) charge(c task.Charge, r task.Record) error {
 			return err
 		}
 	}
-	_, err := w.spend.Exec(c.Account, c.Window.UnixMilli(), a.Tokens, a.Time.Milliseconds(), a.Cost)
+	_, err := w.spend.Exec(c.Account, c.Window.UnixMilli(), a.Tokens, a.Time.Milliseconds(), a.Cost, a.Energy)
 	return err
 }

@@ -330,13 +330,13 @@ func (w *writer) prepare(ctx context.Context) error {
 			last_event_id = ?, outcome = ?, proof_sum = ?, proof_bytes = ?, proof_keeps = ?, text_until_ms = ? WHERE seq = ? AND id = ? AND finished_ms IS NULL`,
 		&w.insertText: `INSERT INTO transcript (seq, ends, text, marks, logprobs, sum) VALUES (?, ?, ?, ?, ?, ?)`,
 		&w.keepSession: `INSERT INTO session (id, created_ms, ttl_ms, max_turns, turns, pool_id, replica_id, budget_tokens, budget_time_ms, budget_cost,
-			explicit, spent_tokens, spent_time_ms, spent_cost) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0) ON CONFLICT DO UPDATE SET turns = excluded.turns`,
+			budget_mj, explicit, spent_tokens, spent_time_ms, spent_cost) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0) ON CONFLICT DO UPDATE SET turns = excluded.turns`,
 		&w.replaceSession: `DELETE FROM session WHERE id = ? AND created_ms <> ?`,
 		&w.dropSession:    `DELETE FROM session WHERE id = ? AND created_ms = ?`,
-		&w.chargeSession: `UPDATE session SET spent_tokens = spent_tokens + ?, spent_time_ms = spent_time_ms + ?, spent_cost = spent_cost + ?,
+		&w.chargeSession: `UPDATE session SET spent_tokens = spent_tokens + ?, spent_time_ms = spent_time_ms + ?, spent_cost = spent_cost + ?, spent_mj = spent_mj + ?,
 			pool_id = coalesce(?, pool_id), replica_id = coalesce(?, replica_id) WHERE id = ?`,
-		&w.spend: `INSERT INTO spending (account, window_ms, tokens, time_ms, cost) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
-			tokens = tokens + excluded.tokens, time_ms = time_ms + excluded.time_ms, cost = cost + excluded.cost`,
+		&w.spend: `INSERT INTO spending (account, window_ms, tokens, time_ms, cost, mj) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+			tokens = tokens + excluded.tokens, time_ms = time_ms + excluded.time_ms, cost = cost + excluded.cost, mj = mj + excluded.mj`,
 		&w.forget:     `DELETE FROM spending WHERE window_ms < ?`,
 		&w.findLine:   `SELECT ` + lineColumns + ` FROM batch b JOIN batch_line l ON l.batch = b.seq WHERE b.id = ? AND l.n = ?`,
 		&w.changeLine: `UPDATE batch_line SET state = ?, tries = ?, outcome = ? WHERE batch = ? AND n = ?`,
