@@ -20,7 +20,7 @@ func TestCheckWarnsOfACertificate(t *testing.T) {
 	dir := t.TempDir()
 	now := time.Now()
 	file := filepath.Join(dir, "c.yaml")
-	require.NoError(t, os.WriteFile(file, []byte("tls: {cert: cert.pem, key: key.pem}\npools: [{id: a, engine: vllm, model: {id: m, ref: hf:a/b}, provisioning: {mode: external, urls: [\"http://127.0.0.1:1\"]}}]\n"), 0o600))
+	require.NoError(t, os.WriteFile(file, []byte("tls: {cert: cert.pem, key: key.pem}\nauth: {optional_on_loopback: true}\npools: [{id: a, engine: vllm, model: {id: m, ref: hf:a/b}, provisioning: {mode: external, urls: [\"http://127.0.0.1:1\"]}}]\n"), 0o600))
 	for _, test := range []struct {
 		to   time.Duration
 		want string

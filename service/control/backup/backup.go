@@ -93,7 +93,11 @@ func Make(ctx context.Context, o Options) (_ Manifest, err error) {
 		return Manifest{}, &Error{Used, o.Dir, "lies in the data folder, and would be lost with it", "name a folder elsewhere, best on another disk"}
 	}
 	mk := &maker{o: o, m: Manifest{Format: format, MadeBy: o.Version, MadeAt: o.Now().UTC(), Models: []Model{}}}
-	if mk.from, err = os.OpenRoot(o.DataDir); err != nil {
+	mk.from, err = os.OpenRoot(o.DataDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Manifest{}, &Error{Missing, o.DataDir, "is not there", "name the daemon's configuration with --config, or its data folder with --data-dir"}
+	}
+	if err != nil {
 		return Manifest{}, fmt.Errorf("open the data folder: %w", err)
 	}
 	defer func() { err = errors.Join(err, mk.from.Close()) }()
@@ -236,7 +240,7 @@ func (mk *maker) models(ctx context.Context) error {
 
 // others copies what was learned and the audit lines that the log did not take, as far as there are any.
 func (mk *maker) others(ctx context.Context) error {
-	for _, name := range []string{datafolder.Learned, datafolder.Known, datafolder.Audit} {
+	for _, name := range []string{datafolder.Learned, datafolder.Measured, datafolder.Known, datafolder.Audit} {
 		sum, size, err := mk.copy(ctx, name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

@@ -36,6 +36,7 @@ const (
 	TooNew  Fault = "too new" // a later version made it
 	Closed  Fault = "closed"  // this user may not use the folder
 	Damaged Fault = "damaged" // it has no whole ledger, since that was damaged when the backup was made
+	Missing Fault = "missing" // there is no such folder
 )
 
 // Error says why a backup cannot be made or used, and what to do about it.
@@ -57,6 +58,9 @@ type sum struct{ name, sha256 string }
 // says so: then the ledger is as damaged as it was.
 func Restore(ctx context.Context, dir, dataDir string, damaged bool) (_ Manifest, err error) {
 	from, err := os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Manifest{}, &Error{Missing, dir, "is not there", "name the folder that `orchestratord backup` made"}
+	}
 	if err != nil {
 		return Manifest{}, fmt.Errorf("open the backup: %w", err)
 	}
@@ -71,6 +75,13 @@ func Restore(ctx context.Context, dir, dataDir string, damaged bool) (_ Manifest
 			Damaged, dir, "has no whole ledger, since that was damaged when the backup was made",
 			"take an earlier backup; or, to have all else, add --damaged-ledger, and start orchestratord with `serve --ledger-aside`",
 		}
+	}
+	err = datafolder.Free(dataDir)
+	if errors.Is(err, fs.ErrPermission) {
+		return Manifest{}, closed(dataDir, "cannot be read", err)
+	}
+	if err != nil { // what a daemon that runs has in it must not be taken for what somebody forgot there
+		return Manifest{}, fmt.Errorf("restore: %w", err)
 	}
 	if err := empty(dataDir, datafolder.Lock, datafolder.Unfinished); err != nil { // before anything is written there
 		return Manifest{}, err
@@ -176,7 +187,7 @@ func ours(name string) bool {
 		return false
 	}
 	below, isArtifact := strings.CutPrefix(name, datafolder.Artifacts+"/")
-	return name == sqlite.FileName || inPlace(name) != name || name == datafolder.Learned || name == datafolder.Known || name == datafolder.Audit ||
+	return name == sqlite.FileName || inPlace(name) != name || name == datafolder.Learned || name == datafolder.Measured || name == datafolder.Known || name == datafolder.Audit ||
 		isArtifact && artifact.SavedName(below) || catalog.SavedName(name)
 }
 
