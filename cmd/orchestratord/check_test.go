@@ -30,7 +30,7 @@ func TestCheckWarnsOfACertificate(t *testing.T) {
 		text, code := output(t, "check", "--config", file)
 		require.Zero(t, code)
 		require.Contains(t, text, "with TLS")
-		c, err := config.Load(file, func(string) string { return "" })
+		c, err := config.Load(file, os.Getenv)
 		require.NoError(t, err)
 		warning := control.Warning(c, now)
 		require.Equal(t, test.want == "", warning == "")
