@@ -280,6 +280,9 @@ func (s checkCmd) Run() error {
 	if err := control.Check(c, func(config.Pool) bool { return true }); err != nil {
 		return exit{exitUsage, err}
 	}
+	if warning := control.Warning(c, time.Now()); warning != "" {
+		fmt.Fprintln(os.Stderr, "warning: "+warning)
+	}
 	_, err = io.WriteString(os.Stdout, c.Describe())
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -155,7 +156,7 @@ func (a *App) ReloadConfig(ctx context.Context) {
 	a.unit.Reload(func() {
 		_ = contain.Do(a.log, "reading the configuration again panicked", func() { _, _ = a.operator.ReloadConfig(ctx) }) // it has logged what went wrong
 		if a.pair != nil {
-			a.pair.Reload()
+			a.pair.Reload(time.Now())
 		}
 	})
 }

@@ -55,16 +55,26 @@ func (a *App) makeGuard() (err error) {
 func (a *App) readPair() (err error) {
 	c := a.o.Config.TLS
 	if c.Cert == "" {
-		return nil
+		return a.registry.Register(a.pair.Metric())
 	}
-	a.pair, err = port.LoadPair(c.Cert, c.Key, func(err error) {
+	warn := func(d port.Dates) {
+		if wrong := d.Warning(time.Now()); wrong != "" {
+			a.log.Warn("the dates of the certificate want care", zap.String("cert", c.Cert), zap.String("certificate", wrong))
+		}
+	}
+	a.pair, err = port.LoadPair(c.Cert, c.Key, func(d port.Dates, err error) {
 		if err != nil {
 			a.log.Error("the certificate was not read again, and the one from before stays in use", zap.Error(err))
-			return
+		} else {
+			a.log.Info("the certificate was read again", zap.String("cert", c.Cert))
 		}
-		a.log.Info("the certificate was read again", zap.String("cert", c.Cert))
+		warn(d)
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	warn(a.pair.Dates())
+	return a.registry.Register(a.pair.Metric())
 }
 
 // takeFolder takes the data folder, so that no other orchestrator uses it.
