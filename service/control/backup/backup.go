@@ -234,7 +234,7 @@ func (mk *maker) models(ctx context.Context) error {
 
 // learned copies what was learned, as far as something was.
 func (mk *maker) learned(context.Context) error {
-	for _, name := range []string{datafolder.Learned, datafolder.Known} {
+	for _, name := range []string{datafolder.Learned, datafolder.Measured, datafolder.Known} {
 		text, err := mk.from.ReadFile(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

@@ -172,7 +172,7 @@ func ours(name string) bool {
 		return false
 	}
 	below, isArtifact := strings.CutPrefix(name, datafolder.Artifacts+"/")
-	return name == sqlite.FileName || name == datafolder.Learned || name == datafolder.Known ||
+	return name == sqlite.FileName || name == datafolder.Learned || name == datafolder.Measured || name == datafolder.Known ||
 		isArtifact && artifact.SavedName(below) || catalog.SavedName(name)
 }
 

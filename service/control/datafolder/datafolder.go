@@ -22,6 +22,7 @@ const ownLevels = 2
 const (
 	Artifacts = "artifacts"
 	Learned   = "learned-memory.json" // of the models' memory
+	Measured  = "measured-rates.json" // how long the pools' tasks take
 	Known     = "fingerprints.json"   // what fingerprints stand for
 	Audit     = "audit.log"           // the audit lines that the log did not take
 	Lock      = "lock"
