@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 
+	sqlite3 "modernc.org/sqlite/lib"
+
 	"github.com/llama-orch/llama-orch/internal/atomicfile"
 	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -112,7 +114,8 @@ func bundled(r task.Record) error {
 	return nil
 }
 
-// Backup writes a whole copy of the ledger as it is now to a file that is not there yet, also while orchestratord runs.
+// Backup writes a whole copy of the ledger as it is now to a file that is not there yet, also while orchestratord runs. Of a damaged ledger it makes none, and fails with
+// an *Error.
 func (r *Reader) Backup(ctx context.Context, file string) error {
 	file, err := filepath.Abs(file)
 	if err != nil {
@@ -125,6 +128,9 @@ func (r *Reader) Backup(ctx context.Context, file string) error {
 		_, err := r.db.ExecContext(ctx, "VACUUM INTO ?", f.Name())
 		return err
 	})
+	if code(err) == sqlite3.SQLITE_CORRUPT || code(err) == sqlite3.SQLITE_NOTADB || extended(err) == sqlite3.SQLITE_IOERR_READ {
+		err = damaged(r.path, "has pages that cannot be read", err)
+	}
 	if err != nil {
 		return fmt.Errorf("back up the ledger: %w", err)
 	}
