@@ -21,6 +21,8 @@ var uncontained = map[string]string{
 	"lifecycle.Go":             "what it starts is looked at where it is called",
 	"awake.next":               "so is what AfterFunc calls",
 	"awake.at":                 "so is what At calls",
+	"control/announce.Say":     "it runs in a process of its own, whose end the daemon mends",
+	"control/announce.sayOnce": "so does this",
 	"fleet/worker.*":           "it runs in the worker's own process, whose end the daemon mends",
 	"fleet/engine/httpsse.put": "it closes connections that nobody uses, and calls nothing of ours",
 	"observe.Aside":            "it waits, and takes lines to a file where a panic is an error; one of the log could be told nowhere",

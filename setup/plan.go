@@ -352,7 +352,7 @@ func (p *planner) head() []string {
 	case p.blind:
 		head = append(head, "The llama-server sees no GPU, so everything is on the CPU: build one with CUDA, and run init again.")
 	case p.server == nil && slices.ContainsFunc(p.all, func(at *spot) bool { return at.cards[0] != host && at.engine == task.LlamaCpp }):
-		head = append(head, "No llama-server is in PATH, so the built-in worker computes on the GPUs: it needs libraries with CUDA (go tool mage engine:libsCUDA).")
+		head = append(head, "No llama-server is in PATH, so the built-in worker computes on the GPUs: it needs libraries with CUDA (orchestratord libs --cuda).")
 	}
 	for _, c := range p.s.Cards {
 		if held := c.Total - c.Free; held > c.Total/8 {

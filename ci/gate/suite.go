@@ -16,6 +16,7 @@ import (
 	"github.com/llama-orch/llama-orch/ci/page"
 	"github.com/llama-orch/llama-orch/ci/step"
 	"github.com/llama-orch/llama-orch/ci/tally"
+	"github.com/llama-orch/llama-orch/harness/debian"
 	"github.com/llama-orch/llama-orch/harness/metrics"
 	"github.com/llama-orch/llama-orch/harness/proxy"
 )
@@ -25,7 +26,7 @@ import (
 var suites = append([]string{"ci/smoke", "harness/bdd", "harness/chaos", "harness/clients", "harness/contract", "harness/determinism", "harness/haiku", "harness/metrics", "harness/pact", "harness/page"}, outside...)
 
 // outside are the suites that only look at the daemon's program from outside. The race detector sees nothing there.
-var outside = []string{"harness/abuse", "harness/database", "harness/fronts", "harness/handbook", "harness/program", "harness/proxy"}
+var outside = []string{"harness/abuse", "harness/database", "harness/fronts", "harness/handbook", "harness/lan", "harness/program", "harness/proxy"}
 
 // notSuites drops the packages of the suites from a list of the module's packages.
 func notSuites(module string, packages []string) []string {
@@ -46,8 +47,10 @@ func (Check) Outside(ctx context.Context) error { return prepared(ctx, daemon) }
 
 // checkOutside runs the suites beside one another: they wait more than they work.
 func checkOutside(ctx context.Context, t *tally.Tally) error {
-	if err := proxy.Nginx.Fetch(ctx, step.Say); err != nil {
-		return err
+	for _, p := range []debian.Package{proxy.Nginx, proxy.Caddy} {
+		if err := p.Fetch(ctx, step.Say); err != nil {
+			return err
+		}
 	}
 	args := []string{"-count=1", "-p", strconv.Itoa(len(outside))}
 	for _, dir := range outside {
@@ -92,7 +95,7 @@ func Agents(ctx context.Context) error {
 	return prepared(ctx, step.Step{Name: "agents", Target: "agents", Run: agents.Test})
 }
 
-// Package takes the packages through their life in an overlay of this Debian, as root, and makes a release twice. It takes minutes and is no part of `test`.
+// Package takes the packages through their life on a Debian of their own, under systemd, as root, and makes a release twice. It takes minutes and is no part of `test`.
 func (Check) Package(ctx context.Context) error {
 	return prepared(ctx, step.Step{Name: "packages", Target: "check:package", Run: func(ctx context.Context, t *tally.Tally) error {
 		return step.GoTest(ctx, t, "-count=1", "-timeout=30m", "-tags", "packaged", "./ci/release/...")

@@ -61,6 +61,7 @@ func TestTheUnitIsHardened(t *testing.T) {
 		"Type": "notify", "Restart": "on-failure", "StateDirectory": "llama-orch", "User": "llama-orch", "KillMode": "mixed", "WatchdogSec": "2min",
 		"NoNewPrivileges": "yes", "ProtectSystem": "strict", "ProtectHome": "yes", "CapabilityBoundingSet": "", "DevicePolicy": "closed", "RestrictNamespaces": "yes",
 		"PrivateTmp": "yes", "SystemCallArchitectures": "native", "RestrictSUIDSGID": "yes", "ProtectKernelModules": "yes", "LimitNOFILE": "65536",
+		"RestartPreventExitStatus": "2", "LimitCORE": "0",
 	} {
 		require.Equal(t, []string{want}, u[key], key)
 	}
@@ -70,6 +71,7 @@ func TestTheUnitIsHardened(t *testing.T) {
 	for _, never := range []string{"PrivateDevices", "MemoryDenyWriteExecute", "ProtectProc", "PrivateNetwork"} {
 		require.NotContains(t, u, never, "the daemon could not do its work")
 	}
+	require.Contains(t, u["Environment"][0], "GOTRACEBACK=crash", "else a crash has the exit code of a wrong configuration, after which nothing is started again")
 	stop, err := time.ParseDuration(u["TimeoutStopSec"][0] + "s")
 	require.NoError(t, err)
 	require.Greater(t, stop, 20*time.Second, "the default of --stop-within")
@@ -91,7 +93,7 @@ func TestThePackagesAreComplete(t *testing.T) {
 	}
 	for _, want := range []string{
 		"usr/lib/systemd/system/orchestratord.service", "usr/lib/sysusers.d/llama-orch.conf", "etc/llama-orch/config.yaml", "usr/share/doc/llama-orch/copyright",
-		"usr/share/man/man1/llama-orch.1.gz", "usr/share/man/man1/llama-orch-run.1.gz", "usr/share/llama-orch/haiku.gguf",
+		"usr/share/man/man1/llama-orch.1.gz", "usr/share/man/man1/orchestratord.1.gz", "usr/share/man/man1/llama-orch-run.1.gz", "usr/share/llama-orch/haiku.gguf",
 	} {
 		require.Contains(t, to, want)
 	}
@@ -122,7 +124,7 @@ func TestAnUpgradeStopsTheDaemonAndStartsItAgain(t *testing.T) {
 	calls := filepath.Join(dir, "calls")
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "systemd/system"), 0o755))
 	for name, text := range map[string]string{
-		"systemctl":        "#!/bin/sh\necho \"$*\" >>" + calls + "\n[ \"$1\" != is-active ] || [ -e " + dir + "/active ]\n",
+		"systemctl":        "#!/bin/sh\necho \"$*\" >>" + calls + "\ncase $1 in is-active) [ -e " + dir + "/active ] ;; start) ! [ -e " + dir + "/broken ] ;; esac\n",
 		"systemd-sysusers": "#!/bin/sh\n",
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755))
@@ -145,6 +147,9 @@ func TestAnUpgradeStopsTheDaemonAndStartsItAgain(t *testing.T) {
 	require.Equal(t, []string{"is-active_--quiet_orchestratord.service", "stop_orchestratord.service"}, script("preupgrade"))
 	require.Equal(t, []string{"daemon-reload", "start_orchestratord.service"}, script("postinstall", "configure", "1.0.0"))
 	require.Equal(t, []string{"daemon-reload"}, script("postinstall", "configure", "1.0.0"), "once")
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "broken"), nil, 0o600))
+	require.Equal(t, []string{"is-active_--quiet_orchestratord.service", "stop_orchestratord.service"}, script("preupgrade"))
+	require.Equal(t, []string{"daemon-reload", "start_orchestratord.service"}, script("postinstall", "configure", "1.0.0"), "a daemon that does not start leaves the package manager in order")
 	require.Equal(t, []string{"disable_--now_orchestratord.service"}, script("preremove", "remove"))
 	for _, name := range []string{"postinstall", "preupgrade", "preremove", "postremove"} {
 		text, err := os.ReadFile("../../deploy/package/" + name + ".sh")

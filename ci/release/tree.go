@@ -121,6 +121,7 @@ func files() ([]file, error) {
 		{"examples/workstation.yaml", "usr/share/doc/llama-orch/examples/workstation.yaml"},
 		{"examples/external.yaml", "usr/share/doc/llama-orch/examples/external.yaml"},
 	}
+	list = append(list, file{"deploy/package/orchestratord.1", "usr/share/man/man1/orchestratord.1.gz"})
 	pages, err := filepath.Glob(".docs/cli/man/*.1")
 	for _, page := range pages {
 		list = append(list, file{page, "usr/share/man/man1/" + filepath.Base(page) + ".gz"})

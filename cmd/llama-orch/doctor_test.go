@@ -279,6 +279,12 @@ func TestDoctorLooksForLibraries(t *testing.T) {
 
 	found = examined(box(t).with(map[string]string{"HOME": t.TempDir(), libsEnv: cache}))
 	require.Contains(t, found["engine libraries"].Detail, "has no libllama.so")
+
+	m = box(t).with(map[string]string{"HOME": t.TempDir()})
+	packaged := filepath.Join(m.root, "usr", "lib", "llama-orch")
+	require.NoError(t, os.MkdirAll(packaged, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(packaged, "libllama.so"), nil, 0o600))
+	require.Equal(t, packaged, examined(m)["engine libraries"].Detail)
 }
 
 // ORCH-3049

@@ -33,7 +33,7 @@ var examples = map[string]string{
 	"doctor": "", "capabilities": "", "version": "", "init": "-o FILE --force", "list": "", "ls": "", "ps": "-a", "pull": "haiku", "snapshot take": "", "snapshot diff": "FILE", "completion": "bash",
 	"complete": "-- p", "docs": "FOLDER", "mcp": "", "chat": "", "bindings": "go",
 	"verify": "FILE", "bisect": "t t", "errors": "POOL_UNREADY", "applet list": "", "applet show": "fs.read", "applet run": "extract.text {}", "blueprint run": "FILE", "blueprint plan": "FILE", "blueprint check": "FILE",
-	"blueprint show": "FOLDER", "logs": "",
+	"blueprint show": "FOLDER", "logs": "", "discover": "--within=0s",
 }
 
 // leaves are all commands that do something, by their names.

@@ -45,7 +45,7 @@ var (
 		"sudo pacman -S cuda                         # Arch",
 		"export " + libsEnv + "=DIR          # then: llama.cpp built with -DGGML_CUDA=ON -DBUILD_SHARED_LIBS=ON",
 	}
-	fetchFixes = []string{"go tool mage engine:libs"}
+	fetchFixes = []string{"orchestratord libs"}
 )
 
 // Environment variables that the daemon reads, too.
@@ -275,12 +275,15 @@ func (m *machine) library(name string) string {
 	return ""
 }
 
-// engineLibs returns the folder of the built-in worker's libraries: a given one, or the one in the cache.
+// engineLibs returns the folder of the built-in worker's libraries: a given one, a package's, or the one in the cache.
 func (m *machine) engineLibs() (string, error) {
 	if dir := m.env(libsEnv); dir != "" {
 		if !exists(filepath.Join(dir, "libllama.so")) {
 			return "", fmt.Errorf("%s names %s, which has no libllama.so", libsEnv, dir)
 		}
+		return dir, nil
+	}
+	if dir := m.path("usr/lib/llama-orch"); exists(filepath.Join(dir, "libllama.so")) { // a package's
 		return dir, nil
 	}
 	cache := m.env("XDG_CACHE_HOME")

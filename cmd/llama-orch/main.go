@@ -110,6 +110,7 @@ type cli struct {
 	Replay       replayCmd       `cmd:"" help:"Run a recorded task again, and say whether its answer is the same."`
 	Verify       verifyCmd       `cmd:"" help:"Check proof bundles by themselves: their form, their digests, and that their parts agree."`
 	Bisect       bisectCmd       `cmd:"" help:"Say which part of two fingerprints changed an answer, by running it again on the pools at hand."`
+	Discover     discoverCmd     `cmd:"" help:"Find servers on the local network that announce themselves."`
 	Top          topCmd          `cmd:"" help:"Watch queues, replicas and GPUs."`
 	Logs         logsCmd         `cmd:"" help:"Show the server's log, and follow it."`
 	Doctor       doctorCmd       `cmd:"" help:"Look for what is wrong with the server and this machine, and say how to mend it."`

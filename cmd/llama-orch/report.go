@@ -103,7 +103,7 @@ func kernel() string {
 // against the schema.
 var plainNames = strings.Fields(`allow_system_packages batch_invariant body_bytes burst capacity connections cost ctx device engine feed fetches file_bytes format fronts
 	full_policy hashes hold idle idle_ttl inputs joules keep keep_prompts keep_proofs keep_transcripts kv_bytes level lifecycle linger max_bytes max_sessions
-	max_tokens max_turns max_wait max_wait_batch max_wait_behind_batch memory micro_batch_ms min_p min_turn mode optional_on_loopback outbound pace page
+	max_tokens max_turns max_wait max_wait_batch max_wait_behind_batch mdns memory micro_batch_ms min_p min_turn mode optional_on_loopback outbound pace page
 	per_1k_in per_1k_out per_second piece prefill price_per_kwh prompt_bytes renew repeat_penalty replicas retain_age retain_bytes return_within reuse runtime sample seed
 	serve slots span strip temperature tensor_split thinking threads time_ms tokens top_k top_p ttl upstream wall workload`)
 

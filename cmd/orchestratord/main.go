@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
 // Command orchestratord is the daemon. `serve` runs it. `check` says what a configuration would do, and `plan` how its engines would be prepared.
-// `ledger` looks at the record of tasks. `backup` copies what the data folder keeps, and `restore` puts it back. `worker` is the built-in engine, and `guard` ends what a killed daemon leaves; `serve` starts both.
+// `libs` fetches the libraries of the built-in engine.
+// `ledger` looks at the record of tasks. `backup` copies what the data folder keeps, and `restore` puts it back. `worker` is the built-in engine, `guard` ends what a killed daemon leaves, and
+// `announce` lets the daemon be found on the network; `serve` starts them.
 //
 // Exit codes: 0 it ended well, 1 it failed, 2 bad usage or configuration. A worker also has 3 (model) and 4 (libraries).
 package main
@@ -27,6 +29,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/app"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/control"
+	"github.com/llama-orch/llama-orch/service/control/announce"
 	"github.com/llama-orch/llama-orch/service/control/datafolder"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/fleet/worker"
@@ -49,19 +52,21 @@ const (
 )
 
 type cli struct {
-	Serve   serveCmd   `cmd:"" help:"Run the orchestrator until SIGINT or SIGTERM."`
-	Check   checkCmd   `cmd:"" help:"Validate a configuration and say what it would do."`
-	Plan    planCmd    `cmd:"" help:"Print, step by step, how the engines of the pools would be prepared. Nothing is done."`
-	Ledger  ledgerCmd  `cmd:"" help:"Check, back up, export or move the record of tasks."`
-	Backup  backupCmd  `cmd:"" help:"Copy what the data folder keeps, also while serve runs."`
-	Restore restoreCmd `cmd:"" help:"Put a backup into an empty data folder."`
-	Worker  workerCmd  `cmd:"" help:"Run the built-in engine; started by serve." hidden:""`
-	Guard   guardCmd   `cmd:"" help:"End what a killed daemon's workers have left; started by serve." hidden:""`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Serve    serveCmd    `cmd:"" help:"Run the orchestrator until SIGINT or SIGTERM."`
+	Check    checkCmd    `cmd:"" help:"Validate a configuration and say what it would do."`
+	Plan     planCmd     `cmd:"" help:"Print, step by step, how the engines of the pools would be prepared. Nothing is done."`
+	Libs     libsCmd     `cmd:"" help:"Fetch the libraries of the built-in engine into the cache, with npm, and print their folder."`
+	Ledger   ledgerCmd   `cmd:"" help:"Check, back up, export or move the record of tasks."`
+	Backup   backupCmd   `cmd:"" help:"Copy what the data folder keeps, also while serve runs."`
+	Restore  restoreCmd  `cmd:"" help:"Put a backup into an empty data folder."`
+	Worker   workerCmd   `cmd:"" help:"Run the built-in engine; started by serve." hidden:""`
+	Guard    guardCmd    `cmd:"" help:"End what a killed daemon's workers have left; started by serve." hidden:""`
+	Announce announceCmd `cmd:"" help:"Announce serve on the local network; started by serve." hidden:""`
+	Version  versionCmd  `cmd:"" help:"Print the version."`
 }
 
 type configFlag struct {
-	Config string `help:"The YAML configuration file." required:"" type:"path" placeholder:"FILE"`
+	Config string `help:"The YAML configuration file; llama-orch init writes one for this machine." required:"" type:"path" placeholder:"FILE"`
 }
 
 type serveCmd struct {
@@ -76,6 +81,12 @@ type checkCmd struct{ configFlag }
 type versionCmd struct{}
 
 type guardCmd struct{}
+
+type announceCmd struct {
+	Name string `help:"What the server is called."`
+	Addr string `help:"Where it listens, HOST:PORT." required:""`
+	TLS  bool   `name:"tls" help:"It speaks TLS."`
+}
 
 type workerCmd struct {
 	Model    string        `help:"GGUF file." required:""`
@@ -283,6 +294,9 @@ func (guardCmd) Run() error {
 	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP) // sent to the whole service; it ends with the daemon
 	return process.Guard(os.Stdin)
 }
+
+// Run announces until standard input ends.
+func (a announceCmd) Run() error { return announce.Say(os.Stdin, a.Name, a.Addr, a.TLS) }
 
 // Run serves the engine's API until standard input ends.
 func (w workerCmd) Run() error {

@@ -248,7 +248,7 @@ func decode(text string, into any) error {
 // of the ledger's record.
 // A folder that groups artifacts stays where it was.
 func leftFiles(dirs ...string) (left []string) {
-	needed := []string{"lock", "host-id", "state.db", "state.db-tip", "run", "run/lock", "engines.json", "models", "models/files", "learned-memory.json", "fingerprints.json", "audit.log", "audit.log.1", "artifacts", "artifacts/sha256", "artifacts/tmp"}
+	needed := []string{"lock", "host-id", "state.db", "state.db-tip", "run", "run/lock", "engines.json", "models", "models/files", "learned-memory.json", "measured-rates.json", "fingerprints.json", "audit.log", "audit.log.1", "artifacts", "artifacts/sha256", "artifacts/tmp"}
 	for _, dir := range dirs {
 		_ = filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
 			name, _ := filepath.Rel(dir, path)

@@ -13,5 +13,12 @@ import (
 var ErrNoNginx = errors.New("nginx is missing: `go tool mage check:outside` fetches it where there is apt-get; " +
 	"elsewhere install it (Debian: apt-get install --no-install-recommends nginx; Arch: pacman -S nginx)")
 
+// ErrNoCaddy says how to get Caddy.
+var ErrNoCaddy = errors.New("caddy is missing: `go tool mage check:outside` fetches it where there is apt-get; " +
+	"elsewhere install it (Debian: apt-get install --no-install-recommends caddy; Arch: pacman -S caddy)")
+
 // Nginx is Debian's.
 var Nginx = debian.Package{Name: "nginx", Programs: []string{"usr/sbin/nginx"}, Missing: ErrNoNginx}
+
+// Caddy is Debian's.
+var Caddy = debian.Package{Name: "caddy", Programs: []string{"usr/bin/caddy"}, Missing: ErrNoCaddy}

@@ -120,24 +120,34 @@ func TestAStopIsBounded(t *testing.T) {
 	stop(t, a)
 }
 
-// LO-613: what a scrape takes with as many pools as there may be, of two replicas each.
+// LO-613: what a scrape takes with as many pools as there may be, of two replicas each, and with more.
 func BenchmarkMetrics(b *testing.B) {
-	var text strings.Builder
-	fmt.Fprintf(&text, "bind_addr: 127.0.0.1:0\ndata_dir: %s\nauth: {optional_on_loopback: true}\npools:\n", b.TempDir())
-	for i := range 32 {
-		fmt.Fprintf(&text, "  - {id: p%d, model: {id: m%d, ref: x}, provisioning: {mode: external, urls: [\"http://127.0.0.1:%d\", \"http://127.0.0.1:%d\"]}}\n", i, i, 2*i+1, 2*i+2)
-	}
-	c, err := config.Parse("c.yaml", []byte(text.String()), func(string) string { return "" })
-	require.NoError(b, err)
-	a, err := New(Options{Config: c, Log: zap.NewNop()})
-	require.NoError(b, err)
-	defer func() { require.NoError(b, a.Stop(context.Background())) }()
-	for b.Loop() {
-		w := httptest.NewRecorder()
-		r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
-		r.RemoteAddr, r.Host = "127.0.0.1:5000", "127.0.0.1"
-		a.gate.ServeHTTP(w, r)
-		require.Equal(b, http.StatusOK, w.Code)
-		require.Greater(b, strings.Count(w.Body.String(), "llorch_replica_state{"), 500)
+	for _, n := range []int{32, 50} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			var c config.Config
+			for from := 0; from < n; from += 32 { // a file has 32 at most
+				var text strings.Builder
+				fmt.Fprintf(&text, "bind_addr: 127.0.0.1:0\ndata_dir: %s\nauth: {optional_on_loopback: true}\npools:\n", b.TempDir())
+				for i := from; i < min(from+32, n); i++ {
+					fmt.Fprintf(&text, "  - {id: p%d, model: {id: m%d, ref: x}, provisioning: {mode: external, urls: [\"http://127.0.0.1:%d\", \"http://127.0.0.1:%d\"]}}\n", i, i, 2*i+1, 2*i+2)
+				}
+				part, err := config.Parse("c.yaml", []byte(text.String()), func(string) string { return "" })
+				require.NoError(b, err)
+				pools := c.Pools
+				c = part
+				c.Pools = append(pools, part.Pools...)
+			}
+			a, err := New(Options{Config: c, Log: zap.NewNop()})
+			require.NoError(b, err)
+			defer func() { require.NoError(b, a.Stop(context.Background())) }()
+			for b.Loop() {
+				w := httptest.NewRecorder()
+				r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+				r.RemoteAddr, r.Host = "127.0.0.1:5000", "127.0.0.1"
+				a.gate.ServeHTTP(w, r)
+				require.Equal(b, http.StatusOK, w.Code)
+				require.Greater(b, strings.Count(w.Body.String(), "llorch_replica_state{"), 15*n)
+			}
+		})
 	}
 }

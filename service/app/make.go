@@ -139,7 +139,8 @@ func (a *App) makeFlow() (err error) {
 		Residency: a.residency, SwapWithin: c.Swap.MaxWaitBatch,
 		Narrator: observe.NewNarrator(log.Named("scheduler")), Metrics: scheduler.NewMetrics(a.registry), Tracer: a.tracer,
 		Log: log.Named("scheduler"), Now: time.Now,
-		MicroBatch: time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,
+		MicroBatch:   time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,
+		MeasuredFile: filepath.Join(c.DataDir, datafolder.Measured),
 	})
 	a.residency.Serve(a.schedule)
 	desk := admission.NewDesk(admission.Options{

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/contain"
+	"github.com/llama-orch/llama-orch/service/control/announce"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/port"
 )
@@ -49,6 +50,7 @@ func (a *App) Start(ctx context.Context) (err error) {
 		a.serve,
 		a.startFlow,
 		a.startControl,
+		a.startAnnouncement,
 		a.startUnit,
 	} {
 		if err := step(ctx); err != nil {
@@ -206,6 +208,16 @@ func (a *App) startControl(ctx context.Context) error {
 		}
 	}
 	return a.run(ctx, "the operator", a.operator)
+}
+
+// startAnnouncement lets other machines find the daemon, where the configuration says so. It is stopped before the API is.
+func (a *App) startAnnouncement(ctx context.Context) error {
+	if !a.o.Config.Announce.MDNS {
+		return nil
+	}
+	return a.run(ctx, "the announcement", announce.New(announce.Options{
+		Exe: a.o.Exe, Name: a.o.Config.Announce.Name, Addr: a.Addr, TLS: a.pair != nil, Log: a.o.Log.Named("announce"),
+	}))
 }
 
 // startUnit says that the daemon has started. It is stopped first, so that systemd hears of a stop before it takes its time.

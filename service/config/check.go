@@ -103,6 +103,9 @@ func (c Config) Describe() string {
 		tls = " with TLS"
 	}
 	fmt.Fprintf(&b, "Would listen on %s%s; %s. State is kept in %s.\n", c.BindAddr, tls, who, c.DataDir)
+	if c.Announce.MDNS {
+		b.WriteString("Would be announced on the local network by multicast DNS.\n")
+	}
 	for _, p := range c.Pools {
 		fmt.Fprintf(&b, "Pool '%s' would serve %s as \"%s\" %s%s; at most %s wait, %s; a task ends after %s, after %s without a first token or progress, or after %s without a further one.\n",
 			p.ID, plural(p.Workload), p.Model.ID, c.workers(p), shape(p), count(p.Queue.Capacity, "task"), full(p.Queue), spoken(p.Timeouts.Wall), spoken(p.Timeouts.Prefill), spoken(p.Timeouts.Idle))

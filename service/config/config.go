@@ -20,6 +20,7 @@ type Config struct {
 	DataDir         string                    `yaml:"data_dir" jsonschema:"default=~/.local/state/llama-orch,minLength=1" jsonschema_description:"Folder of the durable state. LLORCH_DATA_DIR overrides it. A relative path is relative to this file's folder."`
 	Auth            Auth                      `yaml:"auth" jsonschema_description:"Who may call the API."`
 	TLS             TLS                       `yaml:"tls" jsonschema_description:"TLS on bind_addr, with a certificate of yours. Left out: plain HTTP."`
+	Announce        Announce                  `yaml:"announce" jsonschema_description:"Whether this server can be found on the local network. It cannot by default."`
 	Fronts          Fronts                    `yaml:"fronts" jsonschema_description:"Which dialects are served beside the native API, and how. A list alone names the dialects."`
 	Page            string                    `yaml:"page" jsonschema:"default=on,enum=on,enum=off" jsonschema_description:"The status page, which browsers get at /."`
 	Aliases         map[string]Alias          `yaml:"aliases" jsonschema_description:"Further names of models. The name * stands for every name that nothing else has. A model's name alone stands for the whole entry."`
@@ -59,6 +60,12 @@ type Auth struct {
 type TLS struct {
 	Cert string `yaml:"cert" jsonschema_description:"PEM file with the certificate, followed by those between it and the root. A relative path is relative to this file's folder. It is read again when it has changed."`
 	Key  string `yaml:"key" jsonschema_description:"PEM file with the certificate's key."`
+}
+
+// Announce says whether the server can be found by multicast DNS (LO-642).
+type Announce struct {
+	MDNS bool   `yaml:"mdns" jsonschema:"default=false" jsonschema_description:"Announce this server by multicast DNS, as a service of type _llama-orch._tcp; llama-orch discover finds it then. bind_addr has to be an address that other machines reach."`
+	Name string `yaml:"name" jsonschema:"maxLength=63" jsonschema_description:"What it is called there. Left out: the name of this machine."`
 }
 
 // Fronts says which dialects are served (LO-427).

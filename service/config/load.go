@@ -39,7 +39,7 @@ func Load(path string, env func(string) string) (Config, error) {
 			what = "there is no such file"
 		}
 		return Config{}, &Error{Problems: []Problem{{
-			File: path, What: fmt.Sprintf("%s (%v)", what, errors.Unwrap(err)), Remedy: "give a readable file with --config; the folder examples has some to start from",
+			File: path, What: fmt.Sprintf("%s (%v)", what, errors.Unwrap(err)), Remedy: "give a readable file with --config; `llama-orch init` writes one for this machine",
 		}}}
 	}
 	return Parse(path, data, env)
@@ -86,7 +86,7 @@ func parse(ps *problems, data []byte) (root ast.Node) {
 	defer func() {
 		if p := recover(); p != nil {
 			root = nil
-			ps.add(position{1, 1}, "the file is not YAML that can be read", "simplify it; the folder examples has some to start from")
+			ps.add(position{1, 1}, "the file is not YAML that can be read", "simplify it; `llama-orch init -o -` prints one to start from")
 		}
 	}()
 	data = bytes.ReplaceAll(bytes.TrimPrefix(data, []byte("\ufeff")), []byte("\r\n"), []byte("\n"))
@@ -115,7 +115,7 @@ func parse(ps *problems, data []byte) (root ast.Node) {
 	}
 	switch {
 	case len(roots) == 0:
-		ps.add(position{1, 1}, "the file is empty", "configure at least one pool; the folder examples has some to start from")
+		ps.add(position{1, 1}, "the file is empty", "configure at least one pool; `llama-orch init -o -` prints a configuration for this machine")
 	case len(roots) > 1:
 		ps.add(at(roots[1]), "the file holds a second document", "keep one document a file: remove the line ---")
 	default:
@@ -154,7 +154,7 @@ func plain(ps *problems, tokens token.Tokens) bool {
 		}
 		// Nesting by indentation needs at least one column for each level.
 		if nesting > maxNesting || onLine > maxNesting || tk.Position.Column > 64*maxNesting && tk.Type == token.MappingValueType {
-			ps.add(here, "the file is nested too deep", "no setting needs that; the folder examples has some files to start from")
+			ps.add(here, "the file is nested too deep", "no setting needs that; `llama-orch init -o -` prints one to start from")
 			return false
 		}
 	}

@@ -35,6 +35,7 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 	c.folders(ps)
 	c.cors(ps)
 	c.tls(ps)
+	c.announce(ps)
 	c.tracing(ps)
 	c.energy(ps)
 	c.token(ps, env)

@@ -211,7 +211,7 @@ func (j *Job) sender() string {
 		return ", sent from this machine,"
 	case strings.HasPrefix(j.Actor, "token:"):
 		return ", sent with the token,"
-	case j.Actor == "self-test":
+	case j.Actor == task.SelfTester:
 		return ", sent by the self-test,"
 	}
 	return ""

@@ -92,6 +92,9 @@ type Placement struct {
 	Avoid  []string      `json:"avoid,omitempty"` // pools not to use
 }
 
+// SelfTester is the actor of the tasks with which the orchestrator tests its pools.
+const SelfTester = "self-test"
+
 // Request is what a client posted to /v1/tasks, with the documented defaults filled in.
 type Request struct {
 	ID             string // empty: the orchestrator chooses one

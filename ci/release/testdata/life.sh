@@ -1,119 +1,174 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-3.0-or-later
-# The life of the package on this Debian, in an overlay that is gone at the end: life.sh OLD.deb NEW.deb OLDVERSION NEWVERSION
-# It runs as root in a mount and a network namespace of its own (unshare -m -n). A stand-in does what systemd would.
+# The life of the package on a Debian of its own, under systemd: life.sh OLDVERSION NEWVERSION. The packages are /root/old.deb and /root/new.deb.
 set -euo pipefail
-if [ "$1" != inside ]; then
-	at=$(mktemp -d)
-	mount -t tmpfs tmpfs "$at"
-	mkdir "$at"/{up,work,root}
-	mount -t overlay overlay -o "lowerdir=/,upperdir=$at/up,workdir=$at/work" "$at/root"
-	for dir in proc dev tmp; do mount --rbind "/$dir" "$at/root/$dir"; done
-	mount -t tmpfs tmpfs "$at/root/run"
-	ip link set lo up
-	cp "$0" "$at/root/life.sh"
-	cp "$1" "$at/root/old.deb"
-	cp "$2" "$at/root/new.deb"
-	exec chroot "$at/root" /bin/bash /life.sh inside "$3" "$4"
-fi
-old=$2 new=$3
-unit=/usr/lib/systemd/system/orchestratord.service
+old=$1 new=$2
 say() { echo "== $*"; }
-fail() { echo "FAILED: $*" >&2; exit 1; }
-
-# A stand-in for systemd: it starts and stops the service as the unit says, and the package's scripts call it.
-mkdir -p /run/systemd/system
-cat >/usr/bin/systemctl <<'END'
-#!/bin/bash
-set -euo pipefail
-echo "systemctl $*" >>/calls
-unit=/usr/lib/systemd/system/orchestratord.service
-running() { [ -e /pid ] && kill -0 "$(cat /pid)" 2>/dev/null; }
-stop() {
-	running || return 0
-	kill -TERM "$(cat /pid)"
-	for _ in $(seq 300); do running || return 0; sleep 0.1; done
+fail() {
+	echo "FAILED: $*" >&2
+	journalctl -u orchestratord -n 20 --no-pager -o cat >&2
 	exit 1
 }
-case "$1" in
-daemon-reload) ;;
-is-active) running ;;
-stop) stop ;;
-disable) stop ;;
-start)
-	install -d -o llama-orch -g llama-orch -m 0700 /var/lib/llama-orch
-	install -d -o llama-orch -g llama-orch -m 0755 /var/cache/llama-orch
-	exec=$(sed -n 's/^ExecStart=//p' $unit)
-	env=$(sed -n 's/^Environment=//p' $unit)
-	cd /
-	umask 0077
-	# shellcheck disable=SC2086 # they are words
-	setsid setpriv --reuid=llama-orch --regid=llama-orch --init-groups --no-new-privs env -i PATH=/usr/bin:/bin $env $exec >/out 2>>/log </dev/null &
-	echo $! >/pid
-	;;
-*) exit 1 ;;
-esac
-END
+show() { systemctl show -p "$1" --value orchestratord; }
 ready() {
 	for _ in $(seq 600); do
-		llama-orch doctor --json >/doctor 2>/dev/null || true
-		grep -q '"tasks are taken"' /doctor && return
-		systemctl is-active || { cat /log >&2; fail "the daemon ended"; }
+		llama-orch doctor --json >/tmp/doctor 2>/dev/null || true
+		grep -q '"tasks are taken"' /tmp/doctor && return
+		systemctl -q is-active orchestratord || fail "the daemon ended"
 		sleep 0.1
 	done
-	fail "the daemon is not ready: $(tail -5 /log)"
+	fail "the daemon is not ready"
 }
-start() { systemctl start orchestratord.service && ready; }
-stop() { systemctl stop orchestratord.service; }
+again() { # the service has been started again, and is another process than before
+	for _ in $(seq 600); do
+		if [ "$(show ActiveState)" = active ] && [ "$(show MainPID)" != "$1" ] && [ "$(show MainPID)" != 0 ]; then
+			ready
+			return
+		fi
+		sleep 0.1
+	done
+	fail "systemd did not start the daemon again"
+}
 ask() { llama-orch run --model haiku --seed 7 'Write a haiku about snow containing "nine".'; }
+declare -a tasks
+begin() { # three tasks, one of which runs
+	for i in 1 2 3; do
+		ask >/tmp/answer.$i 2>/tmp/err.$i & tasks[i]=$!
+	done
+	sleep 1
+	for i in 1 2 3; do kill -0 "${tasks[i]}" || fail "task $i had ended too early"; done
+}
+finish() {
+	for i in 1 2 3; do
+		wait "${tasks[i]}" || fail "task $i did not survive: $(cat /tmp/err.$i)"
+		cmp /tmp/answer.$i /tmp/answer || fail "task $i has another answer"
+	done
+}
 
 say install
-dpkg -i --force-depends /old.deb
+dpkg -i /root/old.deb
 grep -q '^llama-orch:' /etc/passwd || fail "there is no user"
 [ "$(stat -c %a /etc/llama-orch/environment)" = 600 ] || fail "others can read the secrets"
-man -w llama-orch >/dev/null 2>&1 || [ -e /usr/share/man/man1/llama-orch.1.gz ] || fail "there is no manual"
+[ -e /usr/share/man/man1/llama-orch.1.gz ] || fail "there is no manual"
 orchestratord version | grep -F "$old"
-! systemctl is-active || fail "the installation started something"
+[ "$(systemctl is-enabled orchestratord || true)" = disabled ] || fail "the installation enabled something"
+! systemctl -q is-active orchestratord || fail "the installation started something"
+systemd-analyze verify --man=no orchestratord.service llama-orch-nvidia.service 2>/tmp/err || true # what it says of other units is not ours
+! grep -E 'orchestratord|llama-orch' /tmp/err || fail "the units have faults"
+systemd-analyze security orchestratord.service | tail -n 1
 
 say start, and run a task
-start
-ask >/answer
-[ -s /answer ]
+systemctl enable --now orchestratord
+ready
+ask >/tmp/answer
+[ -s /tmp/answer ]
+llama-orch doctor --config /etc/llama-orch/config.yaml | tee /tmp/doctor
+! grep -qE '^(fail|warn) +(server|readiness|pool|engine libraries|libffi|port)' /tmp/doctor || fail "doctor finds faults in a fresh installation"
 
-say a slow model, by a configuration that the operator changed
-stop
+say what it may reach
+pid=$(show MainPID)
+grep -q '^NoNewPrivs:	1$' /proc/"$pid"/status && grep -q '^Seccomp:	2$' /proc/"$pid"/status && grep -q '^CapBnd:	0000000000000000$' /proc/"$pid"/status || fail "it has more rights than it should"
+sees() { nsenter -t "$pid" -m -S "$(id -u llama-orch)" -G "$(id -g llama-orch)" -- sh -c "$1"; }
+for place in /usr /etc /var /boot; do
+	! nsenter -t "$pid" -m -- touch $place/x 2>/tmp/err || fail "even root can write $place there"
+	grep -q 'Read-only file system' /tmp/err || fail "$place: $(cat /tmp/err)"
+done
+! sees 'ls /root' 2>/dev/null || fail "it sees homes"
+sees 'touch /var/lib/llama-orch/x && rm /var/lib/llama-orch/x' || fail "it cannot write its own folder"
+[ "$(stat -c '%a %U' /var/lib/llama-orch)" = "700 llama-orch" ] || fail "others can read the data folder"
+
+say the journal has levels
+journalctl -u orchestratord -p warning -o cat --no-pager | grep -q '"level":"warn"' || fail "no warning has the priority of one"
+! journalctl -u orchestratord -p warning -o cat --no-pager | grep -q '"level":"info"' || fail "a piece of information has the priority of a warning"
+
+say a slow model, by a configuration that the operator changed, and a reload
 sed -i 's/^    ctx: 256$/    ctx: 256\n    pace: 4/' /etc/llama-orch/config.yaml
-start
+systemctl reload orchestratord || fail "the reload failed"
+ready
+systemctl restart orchestratord
+ready
+
+say a kill -9, with tasks in flight
+begin
+pid=$(show MainPID)
+kill -9 "$pid"
+again "$pid"
+finish
+
+say a daemon that hangs, with tasks in flight
+mkdir -p /etc/systemd/system/orchestratord.service.d
+printf '[Service]\nWatchdogSec=3\nTimeoutAbortSec=2\n' >/etc/systemd/system/orchestratord.service.d/short.conf
+systemctl daemon-reload
+systemctl restart orchestratord
+ready
+sleep 7
+pid=$(show MainPID)
+[ "$(show NRestarts)" = 0 ] || fail "the watchdog ended a daemon that turns"
+begin
+kill -STOP "$pid"
+again "$pid"
+finish
+
+say a crash, with tasks in flight
+begin
+pid=$(show MainPID)
+kill -ABRT "$pid" # as a panic that nothing contains: Go would exit with the code of a wrong configuration
+again "$pid"
+finish
+rm -r /etc/systemd/system/orchestratord.service.d
+systemctl daemon-reload
+systemctl restart orchestratord
+ready
+
+say a configuration that is refused
+sed -i 's/^auth:/outh:/' /etc/llama-orch/config.yaml
+! systemctl restart orchestratord || fail "it started with a wrong configuration"
+sleep 3
+[ "$(show ActiveState)" = failed ] || fail "it is tried again and again: $(show ActiveState)"
+journalctl -u orchestratord -n 5 -o cat --no-pager | grep -q 'did you mean' || fail "the journal does not say what is wrong"
+sed -i 's/^outh:/auth:/' /etc/llama-orch/config.yaml
+systemctl start orchestratord
+ready
 
 say upgrade with tasks in flight
-for i in 1 2 3; do
-	ask >/answer.$i 2>/err.$i & tasks[i]=$!
-done
-sleep 1
-for i in 1 2 3; do kill -0 ${tasks[i]} || fail "task $i had ended before the upgrade"; done
-dpkg -i --force-depends --force-confold /new.deb
+begin
+dpkg -i --force-confold /root/new.deb
 ready
 orchestratord version | grep -F "$new"
-for i in 1 2 3; do
-	wait ${tasks[i]} || fail "task $i did not survive: $(cat /err.$i)"
-	cmp /answer.$i /answer || fail "task $i has another answer"
-done
+finish
 grep -q 'pace: 4' /etc/llama-orch/config.yaml || fail "the upgrade took the operator's configuration"
+[ "$(systemctl is-enabled orchestratord)" = enabled ] || fail "the upgrade disabled the service"
+
+say an upgrade that cannot start
+sed -i 's/^auth:/outh:/' /etc/llama-orch/config.yaml
+dpkg -i --force-confold /root/old.deb 2>/tmp/err || fail "the package manager is stuck: $(cat /tmp/err)"
+grep -q 'orchestratord check' /tmp/err || fail "nobody said what to do"
+dpkg -s llama-orch | grep -q '^Status: install ok installed$' || fail "the package is not installed"
+sed -i 's/^outh:/auth:/' /etc/llama-orch/config.yaml
+dpkg -i --force-confold /root/new.deb
+systemctl start orchestratord
+ready
 
 say back up, and restore
-setpriv --reuid=llama-orch --regid=llama-orch --init-groups orchestratord backup --config /etc/llama-orch/config.yaml /var/cache/llama-orch/backup
-stop
+as() { setpriv --reuid=llama-orch --regid=llama-orch --init-groups "$@"; }
+as orchestratord backup --config /etc/llama-orch/config.yaml /var/cache/llama-orch/backup
+! as orchestratord restore --config /etc/llama-orch/config.yaml /var/cache/llama-orch/backup 2>/tmp/err || fail "a restore over a daemon that runs"
+grep -q 'another orchestratord uses the data folder' /tmp/err || fail "it says: $(cat /tmp/err)"
+systemctl stop orchestratord
 rm -r /var/lib/llama-orch
 install -d -o llama-orch -g llama-orch -m 0700 /var/lib/llama-orch
-setpriv --reuid=llama-orch --regid=llama-orch --init-groups orchestratord restore --config /etc/llama-orch/config.yaml /var/cache/llama-orch/backup
-start
+as orchestratord restore --config /etc/llama-orch/config.yaml /var/cache/llama-orch/backup
+systemctl start orchestratord
+ready
 [ "$(llama-orch tasks --json | grep -c '"task_id"')" -ge 1 ] || fail "the tasks are gone"
+
 
 say remove, and purge
 dpkg -r llama-orch
-! systemctl is-active || fail "the daemon still runs"
+! systemctl -q is-active orchestratord || fail "the daemon still runs"
 ! [ -e /usr/bin/orchestratord ] || fail "the program is left"
 [ -e /etc/llama-orch/config.yaml ] || fail "the configuration is gone before the purge"
+[ -z "$(systemctl list-units --failed --no-legend --plain)" ] || fail "a unit failed: $(systemctl list-units --failed --no-legend --plain)"
 dpkg -P llama-orch
 ! [ -e /etc/llama-orch/config.yaml ] || fail "the configuration is left"
 [ -e /var/lib/llama-orch/state.db ] || fail "what was accepted is gone"

@@ -90,21 +90,25 @@ func Make(ctx context.Context, o Options) (_ Manifest, err error) {
 	if within, err := filepath.Rel(o.DataDir, o.Dir); err == nil && filepath.IsLocal(within) {
 		return Manifest{}, &Error{Used, o.Dir, "lies in the data folder, and would be lost with it", "name a folder elsewhere, best on another disk"}
 	}
-	if err := empty(o.Dir); err != nil {
-		return Manifest{}, err
-	}
 	mk := &maker{o: o, m: Manifest{Format: format, MadeBy: o.Version, MadeAt: o.Now().UTC(), Models: []Model{}}}
-	if mk.from, err = os.OpenRoot(o.DataDir); err != nil {
+	mk.from, err = os.OpenRoot(o.DataDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Manifest{}, &Error{Missing, o.DataDir, "is not there", "name the daemon's configuration with --config, or its data folder with --data-dir"}
+	}
+	if err != nil {
 		return Manifest{}, fmt.Errorf("open the data folder: %w", err)
 	}
 	defer func() { err = errors.Join(err, mk.from.Close()) }()
+	if err := empty(o.Dir); err != nil {
+		return Manifest{}, err
+	}
 	if mk.to, err = os.OpenRoot(o.Dir); err != nil {
 		return Manifest{}, fmt.Errorf("open the backup's folder: %w", err)
 	}
 	defer func() { err = errors.Join(err, mk.to.Close()) }()
 	for _, step := range []func(context.Context) error{mk.ledger, mk.artifacts, mk.models, mk.learned, mk.finish} {
 		if err := step(ctx); err != nil {
-			return Manifest{}, fmt.Errorf("back up: %w", err)
+			return Manifest{}, fmt.Errorf("back up: %w: what is in %s is no backup, so empty it before the next try", err, o.Dir)
 		}
 	}
 	return mk.m, nil
@@ -230,7 +234,7 @@ func (mk *maker) models(ctx context.Context) error {
 
 // learned copies what was learned, as far as something was.
 func (mk *maker) learned(context.Context) error {
-	for _, name := range []string{datafolder.Learned, datafolder.Known} {
+	for _, name := range []string{datafolder.Learned, datafolder.Measured, datafolder.Known} {
 		text, err := mk.from.ReadFile(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue

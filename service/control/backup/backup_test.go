@@ -188,7 +188,7 @@ func TestARestoreHasWhatTheBackupHas(t *testing.T) {
 			require.Equal(t, []string{"hf:a/b/model.gguf"}, again.source.fetched)
 		}
 		_, err = backup.Restore(t.Context(), dir, to)
-		refused(t, err, backup.Used)
+		require.ErrorContains(t, err, "another orchestratord uses the data folder")
 	}
 }
 
@@ -306,4 +306,33 @@ func TestARestoreThatWasKilledLeavesAMark(t *testing.T) {
 	_, err = backup.Restore(t.Context(), dir, other)
 	refused(t, err, backup.Used)
 	require.Equal(t, []string{"letter"}, names(t, other))
+}
+
+// LO-632: the folder of a daemon that runs is named as such, since "empty it" would be the wrong advice. It stays as it was.
+func TestTheFolderOfADaemonThatRunsIsRefused(t *testing.T) {
+	u, _, _ := filled(t)
+	dir, _ := make1(t, u, false)
+	to := t.TempDir()
+	running, err := datafolder.Take(to)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(to, "state.db"), nil, 0o600))
+	_, err = backup.Restore(t.Context(), dir, to)
+	require.ErrorContains(t, err, "another orchestratord uses the data folder "+to)
+	require.NotContains(t, err.Error(), "empty")
+	require.NoError(t, running.Close())
+	_, err = backup.Restore(t.Context(), dir, to)
+	refused(t, err, backup.Used)
+	require.ElementsMatch(t, []string{"lock", "state.db"}, names(t, to))
+}
+
+// LO-631, LO-632: folders that are not there are told, and none is made in their place.
+func TestFoldersThatAreNotThere(t *testing.T) {
+	none, to := filepath.Join(t.TempDir(), "none"), filepath.Join(t.TempDir(), "to")
+	_, err := backup.Make(t.Context(), backup.Options{DataDir: none, Dir: to, Now: time.Now})
+	refused(t, err, backup.Missing)
+	require.ErrorContains(t, err, "--config")
+	_, err = backup.Restore(t.Context(), none, to)
+	refused(t, err, backup.Missing)
+	require.ErrorContains(t, err, "orchestratord backup")
+	require.NoDirExists(t, to)
 }

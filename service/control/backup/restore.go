@@ -33,6 +33,7 @@ const (
 	CutOff  Fault = "cut off" // the backup was not finished
 	Changed Fault = "changed" // a file is missing or has other bytes, or no backup has such a file
 	TooNew  Fault = "too new" // a later version made it
+	Missing Fault = "missing" // there is no such folder
 )
 
 // Error says why a backup cannot be made or used, and what to do about it.
@@ -53,6 +54,9 @@ type sum struct{ name, sha256 string }
 // Restore puts a backup into a data folder in which nothing is. If it fails, the folder is as empty as it was.
 func Restore(ctx context.Context, dir, dataDir string) (_ Manifest, err error) {
 	from, err := os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Manifest{}, &Error{Missing, dir, "is not there", "name the folder that `orchestratord backup` made"}
+	}
 	if err != nil {
 		return Manifest{}, fmt.Errorf("open the backup: %w", err)
 	}
@@ -61,6 +65,9 @@ func Restore(ctx context.Context, dir, dataDir string) (_ Manifest, err error) {
 	m, sums, err := b.read()
 	if err != nil {
 		return Manifest{}, err
+	}
+	if err := datafolder.Free(dataDir); err != nil { // what a daemon that runs has in it must not be taken for what somebody forgot there
+		return Manifest{}, fmt.Errorf("restore: %w", err)
 	}
 	if err := empty(dataDir, datafolder.Lock, datafolder.Unfinished); err != nil { // before anything is written there
 		return Manifest{}, err
@@ -165,7 +172,7 @@ func ours(name string) bool {
 		return false
 	}
 	below, isArtifact := strings.CutPrefix(name, datafolder.Artifacts+"/")
-	return name == sqlite.FileName || name == datafolder.Learned || name == datafolder.Known ||
+	return name == sqlite.FileName || name == datafolder.Learned || name == datafolder.Measured || name == datafolder.Known ||
 		isArtifact && artifact.SavedName(below) || catalog.SavedName(name)
 }
 

@@ -26,6 +26,7 @@ const ownLevels = 2
 const (
 	Artifacts = "artifacts"
 	Learned   = "learned-memory.json" // of the models' memory
+	Measured  = "measured-rates.json" // how long the pools' tasks take
 	Known     = "fingerprints.json"   // what fingerprints stand for
 	Audit     = "audit.log"           // the audit lines that the log did not take
 	Lock      = "lock"
@@ -91,6 +92,26 @@ func (f *Folder) lockFile(dir string) error {
 
 func taken(dir string) error {
 	return fmt.Errorf("another orchestratord uses the data folder %s: stop it, or set data_dir (or LLORCH_DATA_DIR) to another folder", dir)
+}
+
+// Free says by an error that a process has taken a folder. It changes nothing, and finds nothing in a folder that is not there.
+func Free(dir string) error {
+	it, err := os.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open the data folder: %w", err)
+	}
+	f := &Folder{locks: []*os.File{it}}
+	held := flock.Take(it)
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("close the data folder: %w", err)
+	}
+	if errors.Is(held, flock.ErrHeld) {
+		return taken(dir)
+	}
+	return nil
 }
 
 // Close gives the folder back.

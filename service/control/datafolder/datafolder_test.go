@@ -61,3 +61,15 @@ func TestADataFolderHasAName(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEqual(t, name, renamed, "what is no name is replaced")
 }
+
+// LO-632: whether somebody has a folder is seen without touching it.
+func TestWhetherAFolderIsFree(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	require.NoError(t, datafolder.Free(dir))
+	require.NoDirExists(t, dir)
+	f, err := datafolder.Take(dir)
+	require.NoError(t, err)
+	require.ErrorContains(t, datafolder.Free(dir), "another orchestratord uses")
+	require.NoError(t, f.Close())
+	require.NoError(t, datafolder.Free(dir))
+}

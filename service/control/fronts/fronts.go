@@ -20,6 +20,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/front/help"
 	"github.com/llama-orch/llama-orch/service/front/ollama"
 	"github.com/llama-orch/llama-orch/service/front/opaque"
 	"github.com/llama-orch/llama-orch/service/front/openai"
@@ -84,6 +85,7 @@ func New(o Options) (*Fronts, error) {
 		return nil, err
 	}
 	f.passOn(o, chat, common)
+	f.Exact[gate.HelpPath] = help.New(o.Native)
 	if c.Fronts.Upstream {
 		f.engines = control.NewUpstream(o.Fleet, o.Schedule, o.Log)
 		f.Below[upstream.Prefix] = upstream.New(upstream.Options{Engines: f.engines, Log: o.Log})

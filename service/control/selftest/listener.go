@@ -8,6 +8,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // Listener listens to the log, and remembers which narrated lines it had about the self-test's tasks.
@@ -44,7 +46,7 @@ func (l *Listener) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 		case "job_id":
 			id = f.String
 		case "actor":
-			ours = f.String == actor
+			ours = f.String == task.SelfTester
 		}
 	}
 	if !ours {

@@ -26,9 +26,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Each task of a test has this actor and prompt. The one that is decoded may have so many tokens.
+// Each task of a test has this prompt. The one that is decoded may have so many tokens.
 const (
-	actor  = "self-test"
 	prompt = "Hello"
 	tokens = 8
 )
@@ -314,7 +313,7 @@ type decoded struct {
 // submit sends a task of the test to the pool.
 func (t *Tests) submit(ctx context.Context, p config.Pool, most int) (task.Admission, error) {
 	r := task.Request{
-		ModelRef: p.Model.ID, Workload: p.Workload, Priority: task.Batch, Prompt: prompt, Actor: actor,
+		ModelRef: p.Model.ID, Workload: p.Workload, Priority: task.Batch, Prompt: prompt, Actor: task.SelfTester,
 		CorrelationID: t.o.NewID(), Placement: task.Placement{Mode: task.Pin, PoolID: p.ID},
 	}
 	switch p.Workload {

@@ -225,17 +225,17 @@ func TestTheListenerHearsTheTestsLines(t *testing.T) {
 	say := func(line, actor string) { log.Info(line, zap.String("job_id", "a"), zap.String("actor", actor)) }
 	require.Equal(t, "admission", l.missing([]string{"a"}))
 	for _, line := range []string{"admission", "placement"} {
-		say(line, actor)
+		say(line, task.SelfTester)
 	}
 	say("stream_start", "localhost")
 	require.Equal(t, "stream_start", l.missing([]string{"a"}))
-	say("stream_start", actor)
+	say("stream_start", task.SelfTester)
 	require.Equal(t, "stream_end", l.missing([]string{"a"}))
-	say("cancel", actor)
+	say("cancel", task.SelfTester)
 	require.Empty(t, l.missing([]string{"a"}))
 	require.Equal(t, "admission", l.missing([]string{"a", "b"}))
 	l.stop()
-	log.Info("admission", zap.String("job_id", "b"), zap.String("actor", actor))
+	log.Info("admission", zap.String("job_id", "b"), zap.String("actor", task.SelfTester))
 	require.Equal(t, "admission", l.missing([]string{"b"}), "the tests are over")
 }
 

@@ -352,7 +352,7 @@ func TestDeathsOfRealWorkersAreToldApart(t *testing.T) {
 		child child
 		says  string
 	}{
-		"missing_library": {child{Crash: "w: error while loading shared libraries: libggml.so", Code: 127}, "mage engine:libs"},
+		"missing_library": {child{Crash: "w: error while loading shared libraries: libggml.so", Code: 127}, "orchestratord libs"},
 		"bad_model":       {child{Crash: "error loading model: unknown model architecture: 'x'"}, "fetch it again"},
 		"oom_host":        {child{Crash: "terminate called after throwing an instance of 'std::bad_alloc'"}, "the host's memory"},
 		"load_failed":     {child{Crash: "something else"}, "its last words: something else"},

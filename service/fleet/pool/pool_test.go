@@ -418,7 +418,7 @@ func TestWhatIsMissingIsNamed(t *testing.T) {
 		"gpu":    {with(func(s *pool.Spec) { s.Device = "0" }), "device: cpu"},
 		"model":  {with(func(s *pool.Spec) { s.ModelPath = "/nowhere/m.gguf" }), "correct `model.ref` (/nowhere/m.gguf)"},
 		"digest": {with(func(s *pool.Spec) { s.ModelDigest = "sha256:00" }), "UNTRUSTED_ARTIFACT"},
-		"libs":   {with(func(s *pool.Spec) { s.LibsDir = "/nowhere" }), "mage engine:libs"},
+		"libs":   {with(func(s *pool.Spec) { s.LibsDir = "/nowhere" }), "orchestratord libs"},
 		"binary": {with(func(s *pool.Spec) { s.Mode, s.BinaryPath = pool.Binary, "no-such-server" }), "engine:llamaServer"},
 	} {
 		t.Run(name, func(t *testing.T) {

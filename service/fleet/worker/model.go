@@ -66,18 +66,18 @@ func load(o Options) (*model, error) {
 		err = llama.Load(o.Libs)
 	}
 	if err != nil {
-		return nil, fail(ExitLibrary, err, "the engine libraries cannot be loaded: run `go tool mage engine:libs` to repair them")
+		return nil, fail(ExitLibrary, err, "the engine libraries cannot be loaded: run `orchestratord libs` to repair them")
 	}
 	llama.LogSet(logCallback(o))
 	llama.Init()
 	if llama.GGMLBackendDeviceCount() == 0 {
-		return nil, fail(ExitLibrary, nil, "the engine libraries hold no back end for this processor: run `go tool mage engine:libs` to repair them")
+		return nil, fail(ExitLibrary, nil, "the engine libraries hold no back end for this processor: run `orchestratord libs` to repair them")
 	}
 	m := &model{path: o.Model, build: buildInfo(o.Libs), system: llama.PrintSystemInfo(), pieces: map[llama.Token][]byte{}}
 	m.tokenFn, err = lib.Prep("llama_tokenize", &ffi.TypeSint32, &ffi.TypePointer, &ffi.TypePointer, &ffi.TypeSint32,
 		&ffi.TypePointer, &ffi.TypeSint32, &ffi.TypeUint8, &ffi.TypeUint8)
 	if err != nil {
-		return nil, fail(ExitLibrary, err, "the engine libraries are of another version: run `go tool mage engine:libs`")
+		return nil, fail(ExitLibrary, err, "the engine libraries are of another version: run `orchestratord libs`")
 	}
 
 	handle, err := llama.ModelLoadFromFile(o.Model, llama.ModelDefaultParams())

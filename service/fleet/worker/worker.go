@@ -200,7 +200,7 @@ func (o Options) check() error {
 	}
 	for _, name := range []string{"libllama.so", "libggml.so", "libggml-base.so"} {
 		if _, err := os.Stat(o.Libs + "/" + name); err != nil {
-			return fail(ExitLibrary, err, "the folder of the engine libraries lacks %s: run `go tool mage engine:libs`", name)
+			return fail(ExitLibrary, err, "the folder of the engine libraries lacks %s: run `orchestratord libs`", name)
 		}
 	}
 	return nil

@@ -185,6 +185,8 @@ type Options struct {
 	MicroBatch time.Duration
 	// RecordEvery is the time between tries to record an outcome while the ledger cannot. 0: 1 s.
 	RecordEvery time.Duration
+	// MeasuredFile is where what was measured of the pools is kept over a restart; empty: nowhere.
+	MeasuredFile string
 }
 
 func (o Options) withDefaults() Options {

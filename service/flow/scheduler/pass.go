@@ -92,7 +92,7 @@ func (p *Passing) Wait(ctx context.Context) error {
 // pass takes a request through a replica.
 func (l *lane) pass(ctx context.Context, cancel context.CancelCauseFunc, j *job, s *slot) {
 	o, replica, began := &l.s.o, s.lease.Replica(), l.s.o.Now()
-	l.rates.began(j, replica.ID, began)
+	l.rates.began(j, replica, began)
 	if s != j.slot {
 		l.placed(j, s, began)
 	}

@@ -9,13 +9,14 @@ import (
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/flow/placement"
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // weight is how much the newest task counts in a mean. With it about the last ten tasks count.
 const weight = 0.2
 
 // rates are how long a pool's tasks took, on each of its replicas. Predictions are made from them alone. Before anything was measured,
-// a prediction is 0 and not a guess (ORCH-2001).
+// a prediction is 0 and not a guess (ORCH-2001). What was measured holds over a restart (measured.go).
 type rates struct {
 	mu       sync.Mutex
 	service  mean // seconds of a task, from its dispatch to the free slot
@@ -23,13 +24,19 @@ type rates struct {
 	replicas map[string]*pace
 	runs     map[*job]*runTime
 	queued   work
+	counted  bool                    // this process has measured a task
+	recalled map[string]measuredPace // of replicas that have not been met since the start
 }
 
 // pace is how fast a replica is, in seconds a token.
-type pace struct{ prefill, decode mean }
+type pace struct {
+	of              string // the fingerprint of what it computes
+	prefill, decode mean
+}
 
 type runTime struct {
 	replicaID string
+	of        string // the replica's fingerprint
 	began     time.Time
 	first     time.Time // of the first token; zero before
 }
@@ -93,13 +100,13 @@ func expected(j *job) int {
 }
 
 // began notes a task's dispatch.
-func (r *rates) began(j *job, replicaID string, now time.Time) {
+func (r *rates) began(j *job, on Replica, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.runs == nil {
-		r.runs, r.replicas = map[*job]*runTime{}, map[string]*pace{}
+		r.runs = map[*job]*runTime{}
 	}
-	r.runs[j] = &runTime{replicaID: replicaID, began: now}
+	r.runs[j] = &runTime{replicaID: on.ID, of: on.Fingerprint, began: now}
 }
 
 // running are the jobs that run now.
@@ -126,15 +133,20 @@ func (r *rates) ended(j *job, tokens, cached int, now time.Time, counts bool) {
 	if !counts {
 		return
 	}
-	r.service.add(now.Sub(run.began).Seconds())
+	typical := j.task.Request.Actor != task.SelfTester // a self-test's answers are shorter than anybody's
+	if typical {
+		r.service.add(now.Sub(run.began).Seconds())
+		r.counted = true
+	}
 	if run.first.IsZero() {
 		return
 	}
-	r.answer.add(float64(tokens))
-	p := r.replicas[run.replicaID]
-	if p == nil {
-		p = &pace{}
-		r.replicas[run.replicaID] = p
+	if typical {
+		r.answer.add(float64(tokens))
+	}
+	p := r.pace(run.replicaID)
+	if p.of != run.of { // the replica has another model by now
+		*p = pace{of: run.of}
 	}
 	if cached == 0 {
 		p.prefill.add(run.first.Sub(run.began).Seconds() / float64(max(reading(j), 1)))
@@ -142,6 +154,19 @@ func (r *rates) ended(j *job, tokens, cached int, now time.Time, counts bool) {
 	if tokens > 1 {
 		p.decode.add(now.Sub(run.first).Seconds() / float64(tokens-1))
 	}
+}
+
+// pace is how fast a replica is. The caller holds mu.
+func (r *rates) pace(replicaID string) *pace {
+	if r.replicas == nil {
+		r.replicas = map[string]*pace{}
+	}
+	p := r.replicas[replicaID]
+	if p == nil {
+		p = &pace{}
+		r.replicas[replicaID] = p
+	}
+	return p
 }
 
 // prefill is about how long a replica needs for so many tokens of a prompt; 0 before that was measured.
@@ -170,6 +195,7 @@ const looked = 128
 func (r *rates) wait(ahead int, ready []placement.Replica, now time.Time, makeWay []*job) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.meet(ready)
 	type slot struct{ free, each float64 } // seconds until it is free, and for each task
 	var slots []slot
 	prompt, answer := r.typical()

@@ -35,7 +35,7 @@ const longPrompt = 256
 func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, s *slot) {
 	o, lease := &l.s.o, s.lease
 	replica, now := lease.Replica(), o.Now()
-	l.rates.began(j, replica.ID, now)
+	l.rates.began(j, replica, now)
 	if j.line() && l.interactiveWaits() { // one came before it could see that there is a line to make way
 		l.wake()
 	}

@@ -65,6 +65,7 @@ func New(o Options) *Scheduler {
 	for _, p := range o.Pools {
 		s.AddPool(p)
 	}
+	s.recall()
 	o.Metrics.watch(s)
 	return s
 }

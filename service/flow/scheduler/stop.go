@@ -26,6 +26,9 @@ func (s *Scheduler) Start(context.Context) error {
 	s.loops.Go(func(ctx context.Context) {
 		contain.Loop(ctx, s.o.Log, "the deletion of texts whose time is over panicked, and is tried again", s.expire)
 	})
+	s.loops.Go(func(ctx context.Context) {
+		contain.Loop(ctx, s.o.Log, "the record of what was measured of the pools panicked, and goes on", s.keepMeasured)
+	})
 	return nil
 }
 

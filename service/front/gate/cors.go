@@ -15,7 +15,7 @@ const AnyOrigin = "*"
 
 const (
 	// shown are the headers that a page may read, beside those that it always may: those that the SDKs of the fronts' dialects read are among them.
-	shown = "X-Correlation-Id, Retry-After, Retry-After-Ms, X-Should-Retry, X-Backoff-Ms, Location, ETag, X-Budget-Tokens-Remaining, X-Budget-Time-Remaining-Ms, " +
+	shown = "X-Correlation-Id, Link, Retry-After, Retry-After-Ms, X-Should-Retry, X-Backoff-Ms, Location, ETag, X-Budget-Tokens-Remaining, X-Budget-Time-Remaining-Ms, " +
 		"X-Budget-Cost-Remaining, X-Budget-Joules-Remaining, X-Task-Id, X-Queue-Position, X-Durable, X-Request-Id, Request-Id, OpenAI-Processing-Ms, X-Replica-Id, " +
 		"X-Receipt-Seed, X-Receipt-Determinism, X-Receipt-Fingerprint, X-Receipt-Request-Digest, X-Receipt-Transcript-Sha256, X-Receipt-Model-Digest, X-Receipt-Continued-At"
 	// sendable are the headers that a page may send, beside those that it always may. Not every browser takes User-Agent for one of these.

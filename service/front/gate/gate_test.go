@@ -264,5 +264,5 @@ func TestRetryAfterIsWholeSeconds(t *testing.T) {
 	}
 	h := http.Header{}
 	Refuse(task.Errorf(task.RateLimited, "slow").Retry(1250 * time.Millisecond)).SetHeaders(h)
-	require.Equal(t, http.Header{"Retry-After": {"2"}, "X-Backoff-Ms": {"1250"}}, h)
+	require.Equal(t, http.Header{"Link": {`</errors#RATE_LIMITED>; rel="help"`}, "Retry-After": {"2"}, "X-Backoff-Ms": {"1250"}}, h)
 }

@@ -96,8 +96,12 @@ func (r Refusal) Log(ctx context.Context, log *zap.Logger) {
 		zap.String("code", string(r.Envelope.Code)), zap.Int("status", r.Status), zap.Error(r.cause))
 }
 
+// HelpPath is where the server says what each code stands for, under an anchor that is the code's name (LO-643).
+const HelpPath = "/errors"
+
 // SetHeaders sets the headers that every dialect's refusal has.
 func (r Refusal) SetHeaders(h http.Header) {
+	h.Set("Link", "<"+HelpPath+"#"+string(r.Envelope.Code)+`>; rel="help"`)
 	if r.RetryAfter > 0 {
 		h.Set("Retry-After", strconv.Itoa(r.RetryAfter))
 	}

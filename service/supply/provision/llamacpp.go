@@ -73,7 +73,7 @@ func EngineLibs(ctx context.Context, o Options) (string, error) {
 
 // LocateEngineLibs is EngineLibs without fetching. If the libraries are absent or broken, its error says how to get them.
 func LocateEngineLibs() (string, error) {
-	return libs(false, func(a artifact) (string, error) { return a.locate("engine:libs") })
+	return libs(false, func(a artifact) (string, error) { return a.locate("orchestratord libs") })
 }
 
 // CUDALibs is EngineLibs for the libraries with the back end for NVIDIA's GPUs.
@@ -83,13 +83,21 @@ func CUDALibs(ctx context.Context, o Options) (string, error) {
 
 // LocateCUDALibs is CUDALibs without fetching.
 func LocateCUDALibs() (string, error) {
-	return libs(true, func(a artifact) (string, error) { return a.locate("engine:libsCUDA") })
+	return libs(true, func(a artifact) (string, error) { return a.locate("orchestratord libs --cuda") })
 }
 
-// libs returns the folder that LLORCH_ENGINE_LIBS names, or else what get makes of this platform's libraries.
+// packaged is where a package has the libraries for the CPU, seen from the folder of the programs.
+const packaged = "../lib/llama-orch"
+
+// libs returns the folder that LLORCH_ENGINE_LIBS names, or that of the package whose program this is, or else what get makes of this platform's libraries.
 func libs(cuda bool, get func(artifact) (string, error)) (string, error) {
 	if dir := os.Getenv(EnvEngineLibs); dir != "" {
 		return givenLibs(dir)
+	}
+	if exe, err := os.Executable(); err == nil && !cuda {
+		if dir := filepath.Join(filepath.Dir(exe), packaged); lacks(dir) == "" {
+			return dir, nil
+		}
 	}
 	a, err := libsFor(platform(), cuda)
 	if err != nil {
@@ -99,12 +107,20 @@ func libs(cuda bool, get func(artifact) (string, error)) (string, error) {
 }
 
 func givenLibs(dir string) (string, error) {
-	for _, name := range []string{"libllama.so", "libggml.so", "libggml-base.so"} {
-		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
-			return "", fmt.Errorf("%s names %s, which lacks %s: point it at llama.cpp's libraries, or unset it", EnvEngineLibs, dir, name)
-		}
+	if name := lacks(dir); name != "" {
+		return "", fmt.Errorf("%s names %s, which lacks %s: point it at llama.cpp's libraries, or unset it", EnvEngineLibs, dir, name)
 	}
 	return filepath.Abs(dir)
+}
+
+// lacks names a library that a folder should have and has not.
+func lacks(dir string) string {
+	for _, name := range []string{"libllama.so", "libggml.so", "libggml-base.so"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			return name
+		}
+	}
+	return ""
 }
 
 var (

@@ -156,14 +156,14 @@ func (a artifact) ensure(ctx context.Context, o Options) (string, error) {
 }
 
 // locate returns a's folder if it is whole. It never fetches.
-func (a artifact) locate(target string) (string, error) {
+func (a artifact) locate(remedy string) (string, error) {
 	cache, err := Options{}.cacheDir()
 	if err != nil {
 		return "", err
 	}
 	dir := a.dir(cache)
 	if _, err := verify(dir, a.pin); err != nil {
-		return "", fmt.Errorf("%s is not prepared (%w): run `go tool mage %s`", a.pin.name, err, target)
+		return "", fmt.Errorf("%s is not prepared (%w): run `%s`", a.pin.name, err, remedy)
 	}
 	return dir, nil
 }

@@ -187,7 +187,7 @@ func TestLocateNeverFetchesAndSaysHow(t *testing.T) {
 	t.Setenv(EnvEngineLibs, "")
 	t.Setenv(EnvLlamaServer, "")
 	_, err := LocateEngineLibs()
-	require.ErrorContains(t, err, "go tool mage engine:libs")
+	require.ErrorContains(t, err, "orchestratord libs")
 	_, err = LocateLlamaServer()
 	require.ErrorContains(t, err, "go tool mage engine:llamaServer")
 }
@@ -233,4 +233,25 @@ func FuzzUnpack(f *testing.F) {
 		require.NoError(t, err)
 		require.Len(t, entries, 2, "nothing may be written beside the target folder")
 	})
+}
+
+// ORCH-3200: a program of a package has the package's libraries beside it, whoever runs it.
+func TestAPackageBringsTheLibraries(t *testing.T) {
+	t.Setenv(EnvEngineLibs, "")
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	dir := filepath.Join(filepath.Dir(exe), packaged)
+	require.NoDirExists(t, dir)
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	for _, name := range []string{"libllama.so", "libggml.so"} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
+	}
+	_, err = LocateEngineLibs()
+	require.ErrorContains(t, err, "orchestratord libs", "it is not whole")
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "libggml-base.so"), nil, 0o600))
+	got, err := LocateEngineLibs()
+	require.NoError(t, err)
+	require.Equal(t, dir, got)
 }

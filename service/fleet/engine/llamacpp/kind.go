@@ -29,7 +29,7 @@ func Kind() engine.Kind {
 		New: func(at engine.Endpoint) engine.Engine { return New(at) },
 		Start: &engine.Start{
 			Program: "llama-server", Install: "install it, or build it with `go tool mage engine:llamaServer`, and correct `provisioning.path`",
-			Repair: "run `go tool mage engine:libs`, or install what its last words name", KeyEnv: "LLAMA_API_KEY",
+			Repair: "run `orchestratord libs`, or install what its last words name", KeyEnv: "LLAMA_API_KEY",
 			Check: check, Libraries: libraries, Command: command, ToldCtx: toldCtx, Size: size, Deaths: deaths, Shares: shares,
 		},
 	}
@@ -66,7 +66,7 @@ func check(w engine.Worker) error {
 
 func libraries(dir string, gpu bool) (missing string, err error) {
 	if _, err := os.Stat(filepath.Join(dir, "libllama.so")); err != nil {
-		return "the engine's libraries are not there: run `go tool mage engine:libs`", err
+		return "the engine's libraries are not there: run `orchestratord libs`", err
 	}
 	if !gpu {
 		return "", nil
@@ -74,7 +74,7 @@ func libraries(dir string, gpu bool) (missing string, err error) {
 	found, err := filepath.Glob(filepath.Join(dir, "libggml-cuda*"))
 	if err != nil || len(found) == 0 {
 		return "the engine's libraries have no CUDA back end, and a GPU pool never falls back to the CPU: " +
-			"fetch libraries with CUDA (`go tool mage engine:libsCUDA`), or say `device: cpu`", err
+			"fetch libraries with CUDA (`orchestratord libs --cuda`), or say `device: cpu`", err
 	}
 	return "", nil
 }
