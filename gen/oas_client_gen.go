@@ -104,7 +104,8 @@ type CatalogInvoker interface {
 	// SetModelState invokes setModelState operation.
 	//
 	// New tasks for a retired model are MODEL_DEPRECATED; those that run may finish until the deadline,
-	// when its pools drain.
+	// when its pools drain. A model that a restore brought back retired, without its files, is fetched
+	// when it is activated, and is Fetching until then.
 	//
 	// POST /v1/catalog/models/{id}/state
 	SetModelState(ctx context.Context, request *ModelStateRequest, params SetModelStateParams) (*GetModelOKHeaders, error)
@@ -3270,7 +3271,8 @@ func (c *Client) sendResumePool(ctx context.Context, params ResumePoolParams) (r
 // SetModelState invokes setModelState operation.
 //
 // New tasks for a retired model are MODEL_DEPRECATED; those that run may finish until the deadline,
-// when its pools drain.
+// when its pools drain. A model that a restore brought back retired, without its files, is fetched
+// when it is activated, and is Fetching until then.
 //
 // POST /v1/catalog/models/{id}/state
 func (c *Client) SetModelState(ctx context.Context, request *ModelStateRequest, params SetModelStateParams) (*GetModelOKHeaders, error) {

@@ -4404,7 +4404,8 @@ func (s *Server) handleResumePoolRequest(args [1]string, argsEscaped bool, w htt
 // handleSetModelStateRequest handles setModelState operation.
 //
 // New tasks for a retired model are MODEL_DEPRECATED; those that run may finish until the deadline,
-// when its pools drain.
+// when its pools drain. A model that a restore brought back retired, without its files, is fetched
+// when it is activated, and is Fetching until then.
 //
 // POST /v1/catalog/models/{id}/state
 func (s *Server) handleSetModelStateRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {

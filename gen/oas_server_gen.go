@@ -94,7 +94,8 @@ type CatalogHandler interface {
 	// SetModelState implements setModelState operation.
 	//
 	// New tasks for a retired model are MODEL_DEPRECATED; those that run may finish until the deadline,
-	// when its pools drain.
+	// when its pools drain. A model that a restore brought back retired, without its files, is fetched
+	// when it is activated, and is Fetching until then.
 	//
 	// POST /v1/catalog/models/{id}/state
 	SetModelState(ctx context.Context, req *ModelStateRequest, params SetModelStateParams) (*GetModelOKHeaders, error)

@@ -164,7 +164,7 @@ func checkDeterminism(ctx context.Context, t *tally.Tally) error {
 }
 
 // Chaos kills workers and the daemon, fills queues and disk and cuts clients off for some seven minutes, and proves that
-// nothing accepted was lost. LLORCH_CHAOS_SEED=N repeats a schedule; the disk is filled only when run as root.
+// nothing accepted was lost. LLORCH_CHAOS_SEED=N repeats a schedule; filling the disk takes root, or user namespaces.
 func Chaos(ctx context.Context) error {
 	return prepared(ctx, step.Step{Name: "chaos, long", Target: "chaos", Run: func(ctx context.Context, t *tally.Tally) error {
 		return checkChaos(command.Setting(ctx, "LLORCH_CHAOS=long"), t)

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -81,6 +82,47 @@ func TestTheUnitIsHardened(t *testing.T) {
 	require.Contains(t, u["After"][0], "llama-orch-nvidia.service")
 }
 
+// LO-632, LO-645: systemd itself takes the units and the folders, and finds no fault in the units. The folders are there before the first start, for a restore, and are the user's alone.
+func TestSystemdTakesTheUnits(t *testing.T) {
+	root := t.TempDir()
+	system := filepath.Join(root, "usr/lib/systemd/system")
+	// The program and what the units name of systemd's own.
+	require.NoError(t, put(filepath.Join(root, "usr/bin/orchestratord"), []byte("#!/bin/sh\n")))
+	require.NoError(t, os.Chmod(filepath.Join(root, "usr/bin/orchestratord"), 0o755))
+	for _, name := range []string{"sysinit.target", "basic.target", "shutdown.target", "timers.target", "network-online.target", "multi-user.target", "time-set.target", "time-sync.target"} {
+		require.NoError(t, put(filepath.Join(system, name), []byte("[Unit]\nDescription=x\n")))
+	}
+	units := []string{"orchestratord.service", "llama-orch-nvidia.service", "llama-orch-backup.service", "llama-orch-backup.timer"}
+	for _, name := range units {
+		text, err := os.ReadFile(filepath.Join("../../deploy/systemd", name))
+		require.NoError(t, err)
+		require.NoError(t, put(filepath.Join(system, name), text))
+	}
+	verify := exec.CommandContext(t.Context(), "systemd-analyze", "verify", "--man=no", "--root="+root, system+"/llama-orch-backup.timer", system+"/llama-orch-backup.service") //nolint:misspell // its name
+	out, err := verify.CombinedOutput()
+	require.NoError(t, err, "%s (Debian has it in the package systemd)", out)
+	require.Empty(t, string(out), "it says what it ignores")
+
+	b := unit(t, "llama-orch-backup.service")
+	require.Contains(t, b["ExecStart"][0], "--keep")
+	require.Equal(t, []string{"llama-orch"}, b["User"])
+	require.NotContains(t, b["ExecStart"][0], "$(", "systemd calls no shell")
+	folders, err := os.ReadFile("../../deploy/systemd/llama-orch.tmpfiles")
+	require.NoError(t, err)
+	require.Contains(t, string(folders), "d /var/lib/llama-orch 0700 llama-orch llama-orch")
+	require.Contains(t, b["ReadWritePaths"], "-/var/backups/llama-orch")
+	require.Contains(t, string(folders), "d /var/backups/llama-orch 0700 llama-orch llama-orch")
+	own := filepath.Join(root, "folders.conf")
+	require.NoError(t, os.WriteFile(own, []byte(strings.ReplaceAll(string(folders), "llama-orch llama-orch", "- -")), 0o600))
+	out, err = exec.CommandContext(t.Context(), "systemd-tmpfiles", "--create", "--root="+root, own).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	for _, name := range []string{"var/lib/llama-orch", "var/backups/llama-orch"} {
+		info, err := os.Stat(filepath.Join(root, name))
+		require.NoError(t, err)
+		require.Equal(t, fs.FileMode(0o700), info.Mode().Perm())
+	}
+}
+
 // LO-636: the packages have all that they promise, and the configuration serves.
 func TestThePackagesAreComplete(t *testing.T) {
 	t.Chdir("../..")
@@ -92,7 +134,7 @@ func TestThePackagesAreComplete(t *testing.T) {
 		to = append(to, f.to)
 	}
 	for _, want := range []string{
-		"usr/lib/systemd/system/orchestratord.service", "usr/lib/sysusers.d/llama-orch.conf", "etc/llama-orch/config.yaml", "usr/share/doc/llama-orch/copyright",
+		"usr/lib/systemd/system/orchestratord.service", "usr/lib/sysusers.d/llama-orch.conf", "usr/lib/tmpfiles.d/llama-orch.conf", "usr/lib/systemd/system/llama-orch-backup.timer", "etc/llama-orch/config.yaml", "usr/share/doc/llama-orch/copyright",
 		"usr/share/man/man1/llama-orch.1.gz", "usr/share/man/man1/orchestratord.1.gz", "usr/share/man/man1/llama-orch-run.1.gz", "usr/share/llama-orch/haiku.gguf",
 	} {
 		require.Contains(t, to, want)
@@ -125,7 +167,7 @@ func TestAnUpgradeStopsTheDaemonAndStartsItAgain(t *testing.T) {
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "systemd/system"), 0o755))
 	for name, text := range map[string]string{
 		"systemctl":        "#!/bin/sh\necho \"$*\" >>" + calls + "\ncase $1 in is-active) [ -e " + dir + "/active ] ;; start) ! [ -e " + dir + "/broken ] ;; esac\n",
-		"systemd-sysusers": "#!/bin/sh\n",
+		"systemd-sysusers": "#!/bin/sh\n", "systemd-tmpfiles": "#!/bin/sh\n",
 	} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755))
 	}
@@ -150,7 +192,7 @@ func TestAnUpgradeStopsTheDaemonAndStartsItAgain(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "broken"), nil, 0o600))
 	require.Equal(t, []string{"is-active_--quiet_orchestratord.service", "stop_orchestratord.service"}, script("preupgrade"))
 	require.Equal(t, []string{"daemon-reload", "start_orchestratord.service"}, script("postinstall", "configure", "1.0.0"), "a daemon that does not start leaves the package manager in order")
-	require.Equal(t, []string{"disable_--now_orchestratord.service"}, script("preremove", "remove"))
+	require.Equal(t, []string{"disable_--now_llama-orch-backup.timer_orchestratord.service"}, script("preremove", "remove"))
 	for _, name := range []string{"postinstall", "preupgrade", "preremove", "postremove"} {
 		text, err := os.ReadFile("../../deploy/package/" + name + ".sh")
 		require.NoError(t, err)

@@ -108,6 +108,9 @@ func files() ([]file, error) {
 	list := []file{
 		{"deploy/systemd/orchestratord.service", "usr/lib/systemd/system/orchestratord.service"},
 		{"deploy/systemd/llama-orch-nvidia.service", "usr/lib/systemd/system/llama-orch-nvidia.service"},
+		{"deploy/systemd/llama-orch-backup.service", "usr/lib/systemd/system/llama-orch-backup.service"},
+		{"deploy/systemd/llama-orch-backup.timer", "usr/lib/systemd/system/llama-orch-backup.timer"},
+		{"deploy/systemd/llama-orch.tmpfiles", "usr/lib/tmpfiles.d/llama-orch.conf"},
 		{"deploy/systemd/llama-orch.sysusers", "usr/lib/sysusers.d/llama-orch.conf"},
 		{"deploy/package/config.yaml", "etc/llama-orch/config.yaml"},
 		{"deploy/package/environment", "etc/llama-orch/environment"},

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -409,4 +410,26 @@ func TestDoctorLooksAtTheServersOwnFolder(t *testing.T) {
 	require.NoError(t, syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB))
 	require.Equal(t, finding{"data folder", fine, dir, nil}, look("", true, named))
 	require.Equal(t, fine, look(config, true, map[string]string{}).Verdict)
+}
+
+// LO-847: the folder of a service belongs to another user. That is no fault, and nobody is told to take it from that user.
+func TestDoctorDoesNotTakeAFolderFromItsUser(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "service")
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "lock"), nil, 0o600))
+	if os.Getuid() == 0 {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		require.NoError(t, syscall.Setfsuid(65534)) // this thread sees files as nobody does
+		defer func() { require.NoError(t, syscall.Setfsuid(0)) }()
+	} else {
+		require.NoError(t, os.Chmod(dir, 0))
+		defer func() { require.NoError(t, os.Chmod(dir, 0o700)) }()
+	}
+	for _, serving := range []bool{true, false} {
+		m := &machine{root: "/", env: func(string) string { return "" }, config: "/etc/llama-orch/config.yaml", serving: serving}
+		r := &report{}
+		m.examineData(r, settings{DataDir: dir})
+		require.Equal(t, []finding{{"data folder", skip, dir + " belongs to another user, and was not looked at", []string{"sudo llama-orch doctor --config /etc/llama-orch/config.yaml"}}}, r.Findings)
+	}
 }

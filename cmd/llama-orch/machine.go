@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/go-faster/yaml"
 	"golang.org/x/sys/unix"
@@ -360,7 +362,12 @@ func (m *machine) examineData(r *report, s settings) {
 		r.add("data folder", fail, err.Error(), "export HOME=~  # or set data_dir in the configuration")
 		return
 	}
-	if m.serving && !m.inUse(dir) {
+	used, err := m.inUse(dir)
+	if errors.Is(err, fs.ErrPermission) {
+		m.closedFolder(r, dir)
+		return
+	}
+	if m.serving && !used {
 		if m.config == "" {
 			r.add("data folder", skip, fmt.Sprintf("the server that answers does not use %s, and its own folder is not known", dir),
 				"llama-orch doctor --config FILE  # the server's")
@@ -381,6 +388,9 @@ func (m *machine) examineData(r *report, s settings) {
 		return
 	case !info.IsDir():
 		r.add("data folder", fail, at+" is no folder", "# set data_dir to another path")
+		return
+	case there && unix.Access(at, unix.R_OK|unix.W_OK|unix.X_OK) != nil && !ours(info):
+		m.closedFolder(r, dir)
 		return
 	case unix.Access(at, unix.R_OK|unix.W_OK|unix.X_OK) != nil:
 		r.add("data folder", fail, "this user may not write into "+at, fmt.Sprintf(`sudo install -d -o "$USER" -m 700 '%s'`, dir))
@@ -407,28 +417,42 @@ func (m *machine) examineData(r *report, s settings) {
 	r.add("disk", v, mib(free)+" free for "+dir, fmt.Sprintf("df -h '%s'", at), "# make room, lower ledger.retain_bytes, or set data_dir to another disk")
 }
 
+// closedFolder is for a folder of another user, such as a service's. Whether anything is wrong with it, only that user or root can see.
+func (m *machine) closedFolder(r *report, dir string) {
+	r.add("data folder", skip, dir+" belongs to another user, and was not looked at", "sudo llama-orch doctor --config "+cmp.Or(m.config, "FILE"))
+}
+
+// ours reports whether a file belongs to this user.
+func ours(info fs.FileInfo) bool {
+	at, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(at.Uid) == os.Getuid()
+}
+
 // inUse reports whether a server has the data folder: whether one of the files that it locks is locked by anybody. The kernel's list is only
-// read. To take the lock would keep a server from starting meanwhile.
-func (m *machine) inUse(dir string) bool {
+// read. To take the lock would keep a server from starting meanwhile. The error is for a folder that cannot be looked into.
+func (m *machine) inUse(dir string) (bool, error) {
 	var inodes []string
 	for _, name := range []string{"lock", "state.db"} {
 		var at unix.Stat_t
-		if unix.Stat(filepath.Join(dir, name), &at) == nil {
+		switch err := unix.Stat(filepath.Join(dir, name), &at); {
+		case err == nil:
 			inodes = append(inodes, fmt.Sprintf(":%d", at.Ino))
+		case errors.Is(err, fs.ErrPermission):
+			return false, err
 		}
 	}
 	list, err := readAtMost(m.path("proc/locks"), 1<<20)
 	if err != nil {
-		return true // nobody knows, so the folder is looked at
+		return true, nil // nobody knows, so the folder is looked at
 	}
 	// A line is: 1: FLOCK ADVISORY WRITE 4711 fe:01:131083 0 EOF. The device's number may be another than stat tells.
 	for line := range strings.Lines(string(list)) {
 		fields := strings.Fields(line)
 		if len(fields) > 5 && fields[1] == "FLOCK" && slices.ContainsFunc(inodes, func(inode string) bool { return strings.HasSuffix(fields[5], inode) }) {
-			return true
+			return true, nil
 		}
 	}
-	return false
+	return false, nil
 }
 
 func (m *machine) dataDir(s settings) (string, error) {

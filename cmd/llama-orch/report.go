@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"runtime"
@@ -76,6 +77,9 @@ func (a *app) writeReport(file, config string, r *report) error {
 	if config != "" {
 		b.Config, gone = plainConfig(config)
 	}
+	if host := hostOf(a.addr); host != "" {
+		gone = append(gone, host)
+	}
 	text, err := plainjson.Encode(b)
 	if err != nil {
 		return fmt.Errorf("writing the report: %w", err)
@@ -87,7 +91,7 @@ func (a *app) writeReport(file, config string, r *report) error {
 	if err := atomicfile.Write(file, text, 0o600); err != nil {
 		return fmt.Errorf("writing the report: %w", err)
 	}
-	a.note("%s is written. Prompts, answers, tokens, keys and home folders are left out. Read it before you send it.", file)
+	a.note("%s is written. Prompts, answers, what engines wrote, tokens, keys, home folders and addresses are left out. Read it before you send it.", file)
 	return nil
 }
 
@@ -107,6 +111,15 @@ var plainNames = strings.Fields(`allow_system_packages batch_invariant body_byte
 	per_1k_in per_1k_out per_second piece prefill price_per_kwh prompt_bytes renew repeat_penalty replicas retain_age retain_bytes return_within reuse runtime sample seed
 	serve slots span strip temperature tensor_split thinking threads time_ms tokens top_k top_p ttl upstream wall workload`)
 
+// The other names of a configuration. A name that is in neither list may be a mistyped secret. A test holds them against the schema.
+var otherNames = strings.Fields(`aliases allow announce args artifacts auth batch bind_addr budgets catalog cert cmake_flags cors data_dir default deny determinism
+	digest dsn_env effort endpoint endpoints energy folders from health hf id image interactive key key_env keys ledger limits log model name night oci origins
+	override package params path policy pools postgres price provision provisioning queue rates ref repository routes rpc s3 sampler_profile sampler_profiles schema
+	session sessions sources stream swap timeouts tls to token token_env tracing trust url urls`)
+
+// namedByUsers are the settings whose keys somebody has made up.
+var namedByUsers = []string{"aliases", "sampler_profiles"}
+
 // plainWord is a word of a closed list, a duration, or an amount of memory.
 var plainWord = regexp.MustCompile(`^([a-z]+([_-][a-z]+)?|([0-9]+(\.[0-9]+)?(ms|s|m|h))+|[0-9]+(MiB|GiB))$`)
 
@@ -121,34 +134,47 @@ func plainConfig(file string) (shown any, gone []string) {
 	if err := yaml.Unmarshal(data, &c); err != nil {
 		return "(it is no YAML)", gone
 	}
-	return plainValue("", c, &gone), gone
+	p := redaction{gone: gone}
+	shown = p.value("", c)
+	return shown, slices.DeleteFunc(p.gone, func(word string) bool { return slices.Contains(p.ids, word) })
 }
 
-// nameNames are the names whose values are names that the report has anyway.
-var nameNames = []string{"id", "sampler_profile"}
+// redaction shows a configuration, and collects what it does not show.
+type redaction struct {
+	gone []string
+	ids  []string // of pools and models, which the report has anyway
+}
 
-func plainValue(name string, value any, gone *[]string) any {
+func (p *redaction) value(name string, value any) any {
 	switch v := value.(type) {
 	case map[string]any:
 		out := map[string]any{}
-		for key, below := range v {
-			out[key] = plainValue(key, below, gone)
+		for i, key := range slices.Sorted(maps.Keys(v)) {
+			shown := key
+			if slices.Contains(namedByUsers, name) || !slices.Contains(plainNames, key) && !slices.Contains(otherNames, key) {
+				p.gone, shown = append(p.gone, key), fmt.Sprintf("(name-%d)", i+1)
+			}
+			out[shown] = p.value(key, v[key])
 		}
 		return out
 	case []any:
 		out := make([]any, len(v))
 		for i, below := range v {
-			out[i] = plainValue(name, below, gone)
+			out[i] = p.value(name, below)
 		}
 		return out
 	case nil:
 		return nil
 	}
 	text, isText := value.(string)
-	if slices.Contains(nameNames, name) || slices.Contains(plainNames, name) && (!isText || plainWord.MatchString(text)) {
+	switch {
+	case name == "id":
+		p.ids = append(p.ids, fmt.Sprint(value))
+		return value
+	case slices.Contains(plainNames, name) && (!isText || plainWord.MatchString(text)):
 		return value
 	}
-	*gone = append(*gone, fmt.Sprint(value))
+	p.gone = append(p.gone, fmt.Sprint(value))
 	return leftOut
 }
 

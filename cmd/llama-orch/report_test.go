@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -28,12 +29,13 @@ func (d *daemon) GetMetrics(_ context.Context, w http.ResponseWriter) error {
 func TestAReportHasNothingSecret(t *testing.T) {
 	planted := []string{
 		"PLANTED", "hf_Zk3JqT9wLmXv", "hunter2hunter2", "sesame-open", "/home/alice", "alice@", "private-lab.example", "8271659304", "tok-in-file", "Bearer s3cr3tb34r3r", "s3cr3tb34r3r",
-		"0123456789abcdef0123456789abcdef0123456789abcdef",
+		"0123456789abcdef0123456789abcdef0123456789abcdef", "behind-the-equals", "behind-a-blank", "Tell me of my illness", "ngx7", "192.168.7.3", "fd00::7", "family-alias", "my-style", "prod_cluster",
 	}
 	t.Setenv("HF_TOKEN", "tok-in-file")
 	d := newDaemon()
 	said := "exit status 7: GET https://alice:hunter2hunter2@hub/m.gguf?sig=PLANTED said Bearer s3cr3tb34r3r for /home/alice/m.gguf, " +
-		"token=sesame-open, with hf_Zk3JqT9wLmXv and 0123456789abcdef0123456789abcdef0123456789abcdef"
+		"token=sesame-open, with hf_Zk3JqT9wLmXv and 0123456789abcdef0123456789abcdef0123456789abcdef, by behind-the-equals, --hf-token behind-a-blank, of 192.168.7.3 and [fd00::7]:80 and 127.0.0.1; " +
+		"its last words: slot 0: prompt: Tell me of my illness | ngx7"
 	d.health = func(id gen.PoolID) gen.PoolHealth {
 		h := healthy(id)
 		h.Pool.ReplicasReady, h.Pool.Ready = 0, false
@@ -49,16 +51,17 @@ data_dir: /home/alice/state
 auth: {token_env: PLANTED_ENV, optional_on_loopback: true}
 cors: {origins: ["https://private-lab.example"]}
 catalog: {trust: {mode: strict, keys: [PLANTED]}}
-aliases: {gpt: {model: PLANTED}}
+aliases: {family-alias: {model: PLANTED}}
 made_up: {key: 8271659304, token: tok-in-file}
-sampler_profiles: {v1: {temperature: 0.8}}
+prod_cluster: true
+sampler_profiles: {my-style: {temperature: 0.8}}
 pools:
   - id: main
     model: {id: m, ref: "hf:PLANTED/m.gguf"}
     device: [0, 1]
     ctx: 4096
     timeouts: {wall: 30m}
-    provisioning: {mode: binary, path: /home/alice/bin/llama-server, args: [--api-key, 8271659304, hunter2hunter2]}
+    provisioning: {mode: binary, path: /home/alice/bin/llama-server, args: [--api-key, 8271659304, hunter2hunter2, --api-key=behind-the-equals]}
 `), 0o600))
 	file := filepath.Join(dir, "report.json")
 	got := callWith(t.Context(), map[string]string{addrEnv: d.serve(t), "HOME": "/home/alice", "USER": "alice@", tokenEnv: "sesame-open"}, "", "doctor", "--config", config, "--report", file)
@@ -88,12 +91,38 @@ pools:
 	require.Len(t, r.GPUs, 2)
 	require.Equal(t, []string{`a{pool_id="default",who="(left-out)"} 3`}, r.Metrics)
 	require.Equal(t, "default", r.Pools[0].ID)
-	require.Contains(t, r.Pools[0].LastError, "exit status 7: GET https://hub/m.gguf said Bearer (left-out) for ~/m.gguf, token=(left-out), with (left-out) and (left-out)")
+	require.Contains(t, r.Pools[0].LastError, "exit status 7: GET https://hub/m.gguf said Bearer (left-out) for ~/m.gguf, token=(left-out), with (left-out) and (left-out), by (left-out), "+
+		"--hf-token (left-out), of (address) and [(address)]:80 and 127.0.0.1; its last words: (left-out)")
 	pool := r.Config["pools"].([]any)[0].(map[string]any)
 	require.Equal(t, []any{0.0, 1.0}, pool["device"])
 	require.InDelta(t, 4096, pool["ctx"], 0)
 	require.Equal(t, map[string]any{"wall": "30m"}, pool["timeouts"])
-	require.Equal(t, map[string]any{"mode": "binary", "path": leftOut, "args": []any{leftOut, leftOut, leftOut}}, pool["provisioning"])
+	require.Equal(t, map[string]any{"(name-1)": map[string]any{"temperature": 0.8}}, r.Config["sampler_profiles"])
+	require.Equal(t, map[string]any{"mode": "binary", "path": leftOut, "args": []any{leftOut, leftOut, leftOut, leftOut}}, pool["provisioning"])
+}
+
+// LO-633: without a configuration too, and from a server that is elsewhere.
+func TestAReportNamesNoMachine(t *testing.T) {
+	t.Parallel()
+	s := newScrubber(func(name string) string { return map[string]string{"USER": "al"}[name] }, nil, []string{"gpu-box.lan"})
+	require.Equal(t, "the server is on (left-out); (user) and (user), not all; fe80 at 12:30:05", s.text("the server is on gpu-box.lan; al and Al, not all; fe80 at 12:30:05"))
+	file := filepath.Join(t.TempDir(), "report.json")
+	got := callWith(t.Context(), map[string]string{addrEnv: "http://closet-server.invalid:1", "HOME": t.TempDir()}, "", "doctor", "--report", file)
+	require.Equal(t, exitFailed, got.code)
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NotContains(t, string(text), "closet-server")
+}
+
+// LO-633: an engine's own words are found by what process puts before them.
+func TestTheWordsBeforeAnEnginesOwn(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../service/fleet/process/process.go")
+	require.NoError(t, err)
+	for _, mark := range []string{"it said: ", "its last words: "} {
+		require.Contains(t, string(text), `"; `+mark+`"`)
+		require.Equal(t, "it ended (exit status 1); "+mark+leftOut, scrubber{words: strings.NewReplacer()}.text("it ended (exit status 1); "+mark+"a secret\nprompt"))
+	}
 }
 
 // LO-633: a report is needed most where nothing answers.
@@ -114,7 +143,7 @@ func TestThePlainNamesAreTheSchemas(t *testing.T) {
 	require.NoError(t, err)
 	var schema map[string]any
 	require.NoError(t, json.Unmarshal(text, &schema))
-	plain, free := map[string]bool{}, map[string]bool{}
+	plain, free, names, mades := map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}
 	var look func(name string, node any) bool
 	look = func(name string, node any) (known bool) {
 		of, _ := node.(map[string]any)
@@ -138,11 +167,13 @@ func TestThePlainNamesAreTheSchemas(t *testing.T) {
 		known = of["items"] != nil && look(name, of["items"]) || known
 		properties, _ := of["properties"].(map[string]any)
 		for below, node := range properties {
+			names[below] = true
 			if look(below, node) {
 				plain[below] = true
 			}
 		}
 		if more, ok := of["additionalProperties"].(map[string]any); ok {
+			mades[name] = true
 			look("", more)
 		}
 		definitions, _ := of["$defs"].(map[string]any)
@@ -158,6 +189,15 @@ func TestThePlainNamesAreTheSchemas(t *testing.T) {
 			want = append(want, name)
 		}
 	}
+	var all []string
+	for name := range names {
+		if !slices.Contains(plainNames, name) {
+			all = append(all, name)
+		}
+	}
+	require.ElementsMatch(t, all, otherNames, "a setting was added or is gone: put its name into otherNames (report.go), or take it out")
+	require.True(t, slices.IsSorted(otherNames))
+	require.ElementsMatch(t, slices.Sorted(maps.Keys(mades)), namedByUsers, "a setting whose keys are free was added or is gone")
 	require.ElementsMatch(t, want, plainNames, "a setting was added or is gone: put its name into plainNames (report.go), or take it out")
 	require.NotContains(t, plainNames, "args")
 	require.True(t, slices.IsSorted(plainNames))

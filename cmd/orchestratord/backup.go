@@ -17,13 +17,15 @@ import (
 type backupCmd struct {
 	dataFlag
 	Models bool   `help:"Copy the models too that the daemon has fetched. Without it they are listed, and fetched again after a restore."`
-	Dir    string `arg:"" help:"The backup: a folder that is not there yet, or is empty." type:"path"`
+	Keep   *int   `help:"Make the backup in a new folder in DIR, named for the time. When it is whole, delete the older ones there, but for this many." placeholder:"N"`
+	Dir    string `arg:"" help:"The backup: a folder that is not there yet, or is empty. With --keep, the folder of the backups." type:"path"`
 }
 
 // restoreCmd puts a backup into an empty data folder (LO-632).
 type restoreCmd struct {
 	dataFlag
-	Dir string `arg:"" help:"The backup." type:"path"`
+	DamagedLedger bool   `help:"Take a backup whose ledger was damaged when it was made, too. The ledger is then as damaged as it was."`
+	Dir           string `arg:"" help:"The backup." type:"path"`
 }
 
 // Run copies.
@@ -39,15 +41,39 @@ func (c backupCmd) Run() error {
 	}
 	ctx, stop := interruptible()
 	defer stop()
-	m, err := backup.Make(ctx, backup.Options{DataDir: dir, Dir: c.Dir, Models: c.Models, Version: version, Now: time.Now})
+	o := backup.Options{DataDir: dir, Dir: c.Dir, Models: c.Models, Version: version, Now: time.Now}
+	r := backup.Rotation{Made: c.Dir}
+	if c.Keep != nil {
+		r, err = backup.Rotate(ctx, o, *c.Keep)
+	} else {
+		r.Manifest, err = backup.Make(ctx, o)
+	}
 	if err != nil {
 		return err
 	}
-	if err := tell(os.Stdout, "Backed up to "+c.Dir, m); err != nil {
+	if err := tell(os.Stdout, "Backed up to "+r.Made, r.Manifest); err != nil {
 		return err
 	}
-	if len(m.Damaged) > 0 {
-		return errors.New("the backup is made, but something was damaged already, as listed: keep an earlier backup too")
+	for _, old := range r.Deleted {
+		fmt.Println("Deleted, since there are newer ones: " + old)
+	}
+	for _, cut := range r.Unfinished {
+		fmt.Println("Cut off while it was made, and of no use: " + cut)
+	}
+	switch {
+	case r.Manifest.NoLedger:
+		return exit{exitDamaged, errors.New("the backup is made, without a whole ledger, as listed: keep an earlier backup too. `orchestratord ledger check` says what is damaged; " +
+			"stop orchestratord, keep a copy of its files, and start it with `orchestratord serve --ledger-aside`")}
+	case len(r.Manifest.Damaged) > 0:
+		return exit{exitDamaged, errors.New("the backup is made, but something was damaged already, as listed: keep an earlier backup too. `orchestratord ledger check` says more of the ledger")}
+	}
+	return nil
+}
+
+// Validate is kong's.
+func (c backupCmd) Validate() error {
+	if c.Keep != nil && *c.Keep < 1 {
+		return errors.New("--keep: at least one backup is kept")
 	}
 	return nil
 }
@@ -60,7 +86,7 @@ func (c restoreCmd) Run() error {
 	}
 	ctx, stop := interruptible()
 	defer stop()
-	m, err := backup.Restore(ctx, c.Dir, dir)
+	m, err := backup.Restore(ctx, c.Dir, dir, c.DamagedLedger)
 	if err != nil {
 		return err
 	}

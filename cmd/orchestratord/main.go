@@ -5,7 +5,7 @@
 // `ledger` looks at the record of tasks. `backup` copies what the data folder keeps, and `restore` puts it back. `worker` is the built-in engine, `guard` ends what a killed daemon leaves, and
 // `announce` lets the daemon be found on the network; `serve` starts them.
 //
-// Exit codes: 0 it ended well, 1 it failed, 2 bad usage or configuration. A worker also has 3 (model) and 4 (libraries).
+// Exit codes: 0 it ended well, 1 it failed, 2 bad usage or configuration. A worker also has 3 (model) and 4 (libraries), and `backup` 5: it is made, and something was damaged already.
 package main
 
 import (
@@ -49,6 +49,7 @@ var (
 const (
 	exitFailure = 1
 	exitUsage   = 2
+	exitDamaged = 5
 )
 
 type cli struct {

@@ -6,6 +6,9 @@ run=${LLORCH_RUN:-/run} # tests have another
 if command -v systemd-sysusers >/dev/null; then
 	systemd-sysusers llama-orch.conf
 fi
+if command -v systemd-tmpfiles >/dev/null; then
+	systemd-tmpfiles --create llama-orch.conf
+fi
 if [ -d "$run/systemd/system" ]; then
 	systemctl daemon-reload
 	if [ -e "$run/llama-orch-restart" ]; then

@@ -7,5 +7,5 @@ if [ "$1" = upgrade ]; then
 	exec sh /usr/share/llama-orch/preupgrade.sh
 fi
 if [ -d "$run/systemd/system" ]; then
-	systemctl disable --now orchestratord.service
+	systemctl disable --now llama-orch-backup.timer orchestratord.service
 fi

@@ -159,9 +159,6 @@ func (f *field) fault(ctx context.Context, p faultPlan) error {
 		done.at = time.Now()
 		f.engines[at].CloseClientConnections()
 	case fillDisk:
-		if !f.disk.mounted {
-			return nil
-		}
 		f.full = true
 		if err := f.disk.fill(); err != nil {
 			return err

@@ -32,6 +32,7 @@ var as = []struct{ line, run string }{
 	{"orchestratord serve --config FILE", "orchestratord serve --help"}, // it runs meanwhile
 	{"orchestratord ledger backup --config FILE COPY.db", "orchestratord ledger backup --config examples/haiku.yaml copy.db"},
 	{"orchestratord backup --config FILE DIR", "orchestratord backup --config examples/haiku.yaml copied"},
+	{"orchestratord backup --config FILE --keep 7 BACKUPS", "orchestratord backup --config examples/haiku.yaml --keep 7 backups"},
 	{"orchestratord restore --config FILE DIR", "orchestratord restore --data-dir put-back copied"}, // a daemon has the configured folder
 }
 

@@ -542,7 +542,7 @@ export interface paths {
         put?: never;
         /**
          * Activate or retire a model
-         * @description New tasks for a retired model are MODEL_DEPRECATED; those that run may finish until the deadline, when its pools drain.
+         * @description New tasks for a retired model are MODEL_DEPRECATED; those that run may finish until the deadline, when its pools drain. A model that a restore brought back retired, without its files, is fetched when it is activated, and is Fetching until then.
          */
         post: operations["setModelState"];
         delete?: never;

@@ -13,9 +13,11 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/user"
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,7 +26,6 @@ import (
 	"github.com/llama-orch/llama-orch/internal/atomicfile"
 	"github.com/llama-orch/llama-orch/service/control/datafolder"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
-	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -40,15 +41,16 @@ const format = 1
 
 // Manifest says what is in a backup.
 type Manifest struct {
-	Format  int                `json:"format"`
-	MadeBy  string             `json:"made_by"` // the program's version
-	MadeAt  time.Time          `json:"made_at"`
-	Schema  int                `json:"ledger_schema"`
-	Tasks   map[task.State]int `json:"tasks"`
-	Files   int                `json:"files"` // without the manifest
-	Bytes   int64              `json:"bytes"`
-	Models  []Model            `json:"models"`
-	Damaged []string           `json:"damaged,omitempty"` // what was found to be damaged when the backup was made
+	Format   int                `json:"format"`
+	MadeBy   string             `json:"made_by"` // the program's version
+	MadeAt   time.Time          `json:"made_at"`
+	Schema   int                `json:"ledger_schema"`
+	Tasks    map[task.State]int `json:"tasks"`
+	Files    int                `json:"files"` // without the manifest
+	Bytes    int64              `json:"bytes"`
+	Models   []Model            `json:"models"`
+	Damaged  []string           `json:"damaged,omitempty"`   // what was found to be damaged when the backup was made
+	NoLedger bool               `json:"no_ledger,omitempty"` // no whole ledger could be made of the damaged one; its files may be there as they were
 }
 
 // Model is a model of the catalog.
@@ -79,12 +81,12 @@ type maker struct {
 	m    Manifest
 }
 
-// Make makes a backup. What is damaged is in the manifest, and is no error.
+// Make makes a backup. What is damaged is in the manifest, and is no error. Of a backup that fails nothing stays.
 func Make(ctx context.Context, o Options) (_ Manifest, err error) {
-	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
+	if o.Dir, err = where(o.Dir); err != nil {
 		return Manifest{}, fmt.Errorf("back up: %w", err)
 	}
-	if o.DataDir, err = filepath.Abs(o.DataDir); err != nil {
+	if o.DataDir, err = where(o.DataDir); err != nil {
 		return Manifest{}, fmt.Errorf("back up: %w", err)
 	}
 	if within, err := filepath.Rel(o.DataDir, o.Dir); err == nil && filepath.IsLocal(within) {
@@ -99,6 +101,7 @@ func Make(ctx context.Context, o Options) (_ Manifest, err error) {
 		return Manifest{}, fmt.Errorf("open the data folder: %w", err)
 	}
 	defer func() { err = errors.Join(err, mk.from.Close()) }()
+	_, before := os.Lstat(o.Dir)
 	if err := empty(o.Dir); err != nil {
 		return Manifest{}, err
 	}
@@ -106,22 +109,42 @@ func Make(ctx context.Context, o Options) (_ Manifest, err error) {
 		return Manifest{}, fmt.Errorf("open the backup's folder: %w", err)
 	}
 	defer func() { err = errors.Join(err, mk.to.Close()) }()
-	for _, step := range []func(context.Context) error{mk.ledger, mk.artifacts, mk.models, mk.learned, mk.finish} {
+	for _, step := range []func(context.Context) error{mk.ledger, mk.artifacts, mk.models, mk.others, mk.finish} {
 		if err := step(ctx); err != nil {
-			return Manifest{}, fmt.Errorf("back up: %w: what is in %s is no backup, so empty it before the next try", err, o.Dir)
+			err = errors.Join(fmt.Errorf("back up: %w", err), takeOut(mk.to, nil))
+			if before != nil {
+				err = errors.Join(err, os.Remove(o.Dir))
+			}
+			return Manifest{}, err
 		}
 	}
 	return mk.m, nil
 }
 
+// where is the place of a folder, past all links, also where it is not made yet.
+func where(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	at, below := dir, ""
+	for {
+		found, err := filepath.EvalSymlinks(at)
+		if !errors.Is(err, fs.ErrNotExist) || at == filepath.Dir(at) {
+			return filepath.Join(found, below), err
+		}
+		at, below = filepath.Dir(at), filepath.Join(filepath.Base(at), below)
+	}
+}
+
 // empty makes a folder, or makes sure that nothing is in it but what is allowed.
 func empty(dir string, allowed ...string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make the folder: %w", err)
+		return closed(dir, "cannot be made", err)
 	}
 	there, err := os.ReadDir(dir)
 	if err != nil {
-		return fmt.Errorf("look into the folder: %w", err)
+		return closed(dir, "cannot be read", err)
 	}
 	for _, at := range there {
 		if !slices.Contains(allowed, at.Name()) {
@@ -131,36 +154,16 @@ func empty(dir string, allowed ...string) error {
 	return nil
 }
 
-// ledger copies the ledger, and reads the copy.
-func (mk *maker) ledger(ctx context.Context) error {
-	r, err := sqlite.OpenReader(filepath.Join(mk.o.DataDir, sqlite.FileName))
-	if err != nil {
-		return err
+// closed is the error for a folder that this user may not use.
+func closed(dir, what string, err error) error {
+	if !errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%s %s: %w", dir, what, err)
 	}
-	copied := filepath.Join(mk.o.Dir, sqlite.FileName)
-	if err := errors.Join(r.Backup(ctx, copied), r.Close()); err != nil {
-		return err
+	own := strconv.Itoa(os.Getuid())
+	if me, err := user.Current(); err == nil {
+		own = me.Username
 	}
-	if r, err = sqlite.OpenReader(copied); err != nil {
-		return err
-	}
-	report, err := r.Check(ctx)
-	if err := errors.Join(err, r.Close()); err != nil {
-		return err
-	}
-	mk.m.Schema, mk.m.Tasks = report.Schema, report.States
-	for _, p := range report.Problems {
-		mk.m.Damaged = append(mk.m.Damaged, "the ledger: "+p)
-	}
-	f, err := mk.to.Open(sqlite.FileName)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = f.Close() }()
-	sum := sha256.New()
-	size, err := io.Copy(sum, reader{ctx, f})
-	mk.note(sqlite.FileName, hex.EncodeToString(sum.Sum(nil)), size)
-	return err
+	return &Error{Closed, dir, what + " by the user " + own, fmt.Sprintf("as root, run `install -d -o %s -m 700 '%s'`, or run this as the user whom it belongs to", own, dir)}
 }
 
 // artifacts copies each artifact with its entry. One that is gone by now was removed since the ledger was copied.
@@ -225,26 +228,27 @@ func (mk *maker) models(ctx context.Context) error {
 			}
 			return err
 		})
-		if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("copy model %s: %w; a model that is being fetched or deleted can be copied when that is over", s.ID, err)
+		}
+		if err != nil {
+			return fmt.Errorf("copy model %s: %w", s.ID, err)
 		}
 	}
 	return nil
 }
 
-// learned copies what was learned, as far as something was.
-func (mk *maker) learned(context.Context) error {
-	for _, name := range []string{datafolder.Learned, datafolder.Measured, datafolder.Known} {
-		text, err := mk.from.ReadFile(name)
+// others copies what was learned and the audit lines that the log did not take, as far as there are any.
+func (mk *maker) others(ctx context.Context) error {
+	for _, name := range []string{datafolder.Learned, datafolder.Measured, datafolder.Known, datafolder.Audit} {
+		sum, size, err := mk.copy(ctx, name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		if err := mk.write(name, text); err != nil {
-			return err
-		}
+		mk.note(name, sum, size)
 	}
 	return nil
 }

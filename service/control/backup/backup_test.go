@@ -86,7 +86,7 @@ func filled(t *testing.T) (u *used, artifactID, digest string) {
 	require.NoError(t, err)
 	require.Equal(t, catalog.Active, m.State)
 	for name, text := range map[string]string{
-		datafolder.Known: known, "run/1/note": "x", "kv/s": "x", "state.db.aside-1": "x", "engines.json": "[]", "artifacts/tmp/7": "x", "models/n.json.damaged": "x",
+		datafolder.Known: known, datafolder.Audit: "{}\n", "run/1/note": "x", "kv/s": "x", "state.db.aside-1": "x", "engines.json": "[]", "artifacts/tmp/7": "x", "models/n.json.damaged": "x",
 	} {
 		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(u.dir, name)), 0o700))
 		require.NoError(t, os.WriteFile(filepath.Join(u.dir, name), []byte(text), 0o600))
@@ -118,11 +118,11 @@ func TestABackupHasWhatIsKept(t *testing.T) {
 	u, id, digest := filled(t)
 	dir, m := make1(t, u, false)
 	at := "artifacts/sha256/" + id[len("sha256-"):][:2] + "/" + id[len("sha256-")+2:]
-	want := []string{"SHA256SUMS", at, at + ".json", "fingerprints.json", "manifest.json", "models/m.json", "state.db"}
+	want := []string{"SHA256SUMS", at, at + ".json", "audit.log", "fingerprints.json", "manifest.json", "models/m.json", "state.db"}
 	require.ElementsMatch(t, want, names(t, dir))
 	out, err := exec.CommandContext(t.Context(), "sh", "-c", "cd "+dir+" && sha256sum -c SHA256SUMS | grep -c ': OK$'").CombinedOutput()
 	require.NoError(t, err, "%s", out)
-	require.Equal(t, "6\n", string(out), "all but the sums")
+	require.Equal(t, "7\n", string(out), "all but the sums")
 	require.Equal(t, map[task.State]int{task.Queued: 2}, m.Tasks)
 	require.Equal(t, []backup.Model{{ID: "m", Ref: "hf:a/b/model.gguf", Digest: digest, Size: m.Models[0].Size, State: catalog.Active}}, m.Models)
 	require.Empty(t, m.Damaged)
@@ -141,7 +141,41 @@ func TestABackupHasWhatIsKept(t *testing.T) {
 	cut := filepath.Join(t.TempDir(), "cut")
 	_, err = backup.Make(stopped, backup.Options{DataDir: u.dir, Dir: cut, Now: time.Now})
 	require.ErrorIs(t, err, context.Canceled)
-	require.NoFileExists(t, filepath.Join(cut, "SHA256SUMS"))
+	require.NoDirExists(t, cut, "nothing of it stays")
+	_, err = backup.Make(stopped, backup.Options{DataDir: u.dir, Dir: t.TempDir(), Now: time.Now})
+	require.ErrorIs(t, err, context.Canceled)
+	link := filepath.Join(t.TempDir(), "link")
+	require.NoError(t, os.Symlink(u.dir, link))
+	for _, dir := range [][2]string{{u.dir, filepath.Join(link, "new", "backup")}, {link, filepath.Join(u.dir, "new")}} {
+		_, err = backup.Make(t.Context(), backup.Options{DataDir: dir[0], Dir: dir[1], Now: time.Now})
+		refused(t, err, backup.Used)
+		require.ErrorContains(t, err, "lies in the data folder")
+	}
+	require.NoDirExists(t, filepath.Join(u.dir, "new"))
+}
+
+// LO-631: a failure leaves an empty folder, and says what it is of. Only where a file is gone is it that of a model that comes or goes.
+func TestABackupThatFailsLeavesNothing(t *testing.T) {
+	u, _, _ := filled(t)
+	home := filepath.Join(u.dir, "models/files/m")
+	require.NoError(t, os.RemoveAll(home))
+	for _, c := range []struct {
+		damage func()
+		told   bool
+	}{
+		{func() { require.NoError(t, os.Symlink("/etc", home)) }, false}, // a way out, which is refused
+		{func() { require.NoError(t, os.Remove(home)) }, true},
+	} {
+		c.damage()
+		dir := t.TempDir()
+		_, err := backup.Make(t.Context(), backup.Options{DataDir: u.dir, Dir: dir, Models: true, Version: "v1", Now: time.Now})
+		require.Error(t, err)
+		require.Equal(t, c.told, strings.Contains(err.Error(), "being fetched or deleted"), err)
+		require.Empty(t, names(t, dir))
+		left, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		require.Empty(t, left)
+	}
 }
 
 // LO-631: what is damaged is named, and the rest is kept.
@@ -152,8 +186,8 @@ func TestDamageIsFoundByTheBackup(t *testing.T) {
 	dir, m := make1(t, u, false)
 	require.Len(t, m.Damaged, 1)
 	require.Contains(t, m.Damaged[0], id)
-	require.Equal(t, 3, m.Files, "ledger, entry of the model, fingerprints")
-	_, err := backup.Restore(t.Context(), dir, filepath.Join(t.TempDir(), "data"))
+	require.Equal(t, 4, m.Files, "ledger, entry of the model, fingerprints, audit lines")
+	_, err := backup.Restore(t.Context(), dir, filepath.Join(t.TempDir(), "data"), false)
 	require.NoError(t, err)
 }
 
@@ -163,7 +197,7 @@ func TestARestoreHasWhatTheBackupHas(t *testing.T) {
 	for _, models := range []bool{false, true} {
 		dir, _ := make1(t, u, models)
 		to := filepath.Join(t.TempDir(), "data")
-		m, err := backup.Restore(t.Context(), dir, to)
+		m, err := backup.Restore(t.Context(), dir, to, false)
 		require.NoError(t, err)
 		require.Equal(t, models, m.Models[0].Copied)
 		text, err := os.ReadFile(filepath.Join(to, datafolder.Known))
@@ -187,8 +221,46 @@ func TestARestoreHasWhatTheBackupHas(t *testing.T) {
 		} else {
 			require.Equal(t, []string{"hf:a/b/model.gguf"}, again.source.fetched)
 		}
-		_, err = backup.Restore(t.Context(), dir, to)
+		_, err = backup.Restore(t.Context(), dir, to, false)
 		require.ErrorContains(t, err, "another orchestratord uses the data folder")
+	}
+}
+
+// LO-632: a retired model stays retired, does not say that its files were checked, and is fetched when it is activated.
+func TestARetiredModelIsFetchedWhenItIsActivated(t *testing.T) {
+	u, _, digest := filled(t)
+	_, err := u.models.SetState("m", catalog.Retired, 0)
+	require.NoError(t, err)
+	for _, models := range []bool{false, true} {
+		dir, m := make1(t, u, models)
+		require.Equal(t, catalog.Retired, m.Models[0].State)
+		to := filepath.Join(t.TempDir(), "data")
+		_, err := backup.Restore(t.Context(), dir, to, false)
+		require.NoError(t, err)
+		again := open(t, to)
+		model, err := again.models.Get("m")
+		require.NoError(t, err)
+		require.Equal(t, catalog.Retired, model.State)
+		require.False(t, model.Verified)
+		require.Empty(t, model.Path)
+		_, err = again.models.Verify(t.Context(), "m")
+		require.ErrorContains(t, err, "activate it, which fetches them")
+		_, err = again.models.Use(t.Context(), "m")
+		require.ErrorContains(t, err, "activate it, which fetches them")
+		second, err := backup.Make(t.Context(), backup.Options{DataDir: to, Dir: filepath.Join(t.TempDir(), "second"), Version: "v1", Now: time.Now})
+		require.NoError(t, err)
+		require.Equal(t, catalog.Retired, second.Models[0].State)
+
+		model, err = again.models.SetState("m", catalog.Active, 0)
+		require.NoError(t, err)
+		require.NotEqual(t, catalog.Retired, model.State)
+		model, err = again.models.Wait(t.Context(), "m")
+		require.NoError(t, err)
+		require.Equal(t, catalog.Active, model.State)
+		require.True(t, model.Verified)
+		require.Equal(t, digest, model.Digest)
+		require.FileExists(t, model.Path)
+		require.Equal(t, !models, len(again.source.fetched) == 1, "what the backup has is not fetched")
 	}
 }
 
@@ -197,7 +269,7 @@ func TestARestoredModelHasToBeTheSame(t *testing.T) {
 	u, _, _ := filled(t)
 	dir, _ := make1(t, u, true)
 	to := filepath.Join(t.TempDir(), "data")
-	_, err := backup.Restore(t.Context(), dir, to)
+	_, err := backup.Restore(t.Context(), dir, to, false)
 	require.NoError(t, err)
 	at := filepath.Join(to, "models/files/m/model.gguf")
 	text, err := os.ReadFile(at)
@@ -266,7 +338,7 @@ func TestAChangedBackupIsRefused(t *testing.T) {
 		{"a ledger that is cut off", edit("state.db", cut), backup.Changed},
 		{"a ledger with another bit", edit("state.db", func(text []byte) []byte { text[len(text)/2] ^= 1; return text }), backup.Changed},
 		{"no ledger", remove("state.db"), backup.Changed},
-		{"the last file changed", edit("fingerprints.json", bytes.ToUpper), backup.Changed},
+		{"the last file changed", edit("audit.log", func(text []byte) []byte { return append(text, 'x') }), backup.Changed},
 		{"a link", link, backup.Changed},
 		{"a note about a process to kill", edit("SHA256SUMS", func(text []byte) []byte { return append(text, strings.Repeat("0", 64)+"  run/1/note\n"...) }), backup.Changed},
 		{"a way out", edit("SHA256SUMS", func(text []byte) []byte {
@@ -280,12 +352,12 @@ func TestAChangedBackupIsRefused(t *testing.T) {
 			require.NoError(t, os.CopyFS(copied, os.DirFS(dir)))
 			c.do(t, copied)
 			to := filepath.Join(t.TempDir(), "data")
-			_, err := backup.Restore(t.Context(), copied, to)
+			_, err := backup.Restore(t.Context(), copied, to, false)
 			refused(t, err, c.fault)
 			if _, err := os.Stat(to); err == nil {
 				require.Subset(t, []string{datafolder.Lock}, names(t, to))
 			}
-			_, err = backup.Restore(t.Context(), dir, to)
+			_, err = backup.Restore(t.Context(), dir, to, false)
 			require.NoError(t, err, "there is room for the right one")
 		})
 	}
@@ -299,11 +371,11 @@ func TestARestoreThatWasKilledLeavesAMark(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(to, datafolder.Unfinished), nil, 0o600))
 	_, err := datafolder.Take(to)
 	require.ErrorContains(t, err, "empty the folder, and run `orchestratord restore` again")
-	_, err = backup.Restore(t.Context(), dir, to)
+	_, err = backup.Restore(t.Context(), dir, to, false)
 	require.ErrorContains(t, err, "empty the folder")
 	other := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(other, "letter"), nil, 0o600))
-	_, err = backup.Restore(t.Context(), dir, other)
+	_, err = backup.Restore(t.Context(), dir, other, false)
 	refused(t, err, backup.Used)
 	require.Equal(t, []string{"letter"}, names(t, other))
 }
@@ -316,11 +388,11 @@ func TestTheFolderOfADaemonThatRunsIsRefused(t *testing.T) {
 	running, err := datafolder.Take(to)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(to, "state.db"), nil, 0o600))
-	_, err = backup.Restore(t.Context(), dir, to)
+	_, err = backup.Restore(t.Context(), dir, to, false)
 	require.ErrorContains(t, err, "another orchestratord uses the data folder "+to)
 	require.NotContains(t, err.Error(), "empty")
 	require.NoError(t, running.Close())
-	_, err = backup.Restore(t.Context(), dir, to)
+	_, err = backup.Restore(t.Context(), dir, to, false)
 	refused(t, err, backup.Used)
 	require.ElementsMatch(t, []string{"lock", "state.db"}, names(t, to))
 }
@@ -331,7 +403,7 @@ func TestFoldersThatAreNotThere(t *testing.T) {
 	_, err := backup.Make(t.Context(), backup.Options{DataDir: none, Dir: to, Now: time.Now})
 	refused(t, err, backup.Missing)
 	require.ErrorContains(t, err, "--config")
-	_, err = backup.Restore(t.Context(), none, to)
+	_, err = backup.Restore(t.Context(), none, to, false)
 	refused(t, err, backup.Missing)
 	require.ErrorContains(t, err, "orchestratord backup")
 	require.NoDirExists(t, to)

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +35,8 @@ const (
 	Changed Fault = "changed" // a file is missing or has other bytes, or no backup has such a file
 	TooNew  Fault = "too new" // a later version made it
 	Missing Fault = "missing" // there is no such folder
+	Closed  Fault = "closed"  // this user may not use the folder
+	Damaged Fault = "damaged" // it has no whole ledger, since that was damaged when the backup was made
 )
 
 // Error says why a backup cannot be made or used, and what to do about it.
@@ -51,8 +54,9 @@ const another = "take another backup"
 // sum is a file of a backup.
 type sum struct{ name, sha256 string }
 
-// Restore puts a backup into a data folder in which nothing is. If it fails, the folder is as empty as it was.
-func Restore(ctx context.Context, dir, dataDir string) (_ Manifest, err error) {
+// Restore puts a backup into a data folder in which nothing is. If it fails, the folder is as empty as it was. A backup without a whole ledger is put back only where damaged
+// says so: then the ledger is as damaged as it was.
+func Restore(ctx context.Context, dir, dataDir string, damaged bool) (_ Manifest, err error) {
 	from, err := os.OpenRoot(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Manifest{}, &Error{Missing, dir, "is not there", "name the folder that `orchestratord backup` made"}
@@ -68,6 +72,12 @@ func Restore(ctx context.Context, dir, dataDir string) (_ Manifest, err error) {
 	}
 	if err := datafolder.Free(dataDir); err != nil { // what a daemon that runs has in it must not be taken for what somebody forgot there
 		return Manifest{}, fmt.Errorf("restore: %w", err)
+	}
+	if m.NoLedger && !damaged {
+		return Manifest{}, &Error{
+			Damaged, dir, "has no whole ledger, since that was damaged when the backup was made",
+			"take an earlier backup; or, to have all else, add --damaged-ledger, and start orchestratord with `serve --ledger-aside`",
+		}
 	}
 	if err := empty(dataDir, datafolder.Lock, datafolder.Unfinished); err != nil { // before anything is written there
 		return Manifest{}, err
@@ -89,7 +99,11 @@ func Restore(ctx context.Context, dir, dataDir string) (_ Manifest, err error) {
 		return Manifest{}, fmt.Errorf("mark the data folder: %w", err)
 	}
 	if err := b.copyTo(ctx, to, sums); err != nil {
-		return Manifest{}, errors.Join(err, takeOut(to))
+		failed := takeOut(to, []string{datafolder.Lock, datafolder.Unfinished})
+		if failed == nil { // the mark goes last
+			failed = to.Remove(datafolder.Unfinished)
+		}
+		return Manifest{}, errors.Join(err, failed)
 	}
 	if err := to.Remove(datafolder.Unfinished); err != nil {
 		return Manifest{}, fmt.Errorf("unmark the data folder: %w", err)
@@ -97,16 +111,13 @@ func Restore(ctx context.Context, dir, dataDir string) (_ Manifest, err error) {
 	return m, nil
 }
 
-// takeOut takes out what a failed restore has put in, the mark last.
-func takeOut(to *os.Root) error {
-	there, err := fs.ReadDir(to.FS(), ".")
+// takeOut takes all out of a folder but what is to stay.
+func takeOut(of *os.Root, stays []string) error {
+	there, err := fs.ReadDir(of.FS(), ".")
 	for _, at := range there {
-		if name := at.Name(); name != datafolder.Lock && name != datafolder.Unfinished {
-			err = errors.Join(err, to.RemoveAll(name))
+		if !slices.Contains(stays, at.Name()) {
+			err = errors.Join(err, of.RemoveAll(at.Name()))
 		}
-	}
-	if err == nil {
-		err = to.Remove(datafolder.Unfinished)
 	}
 	return err
 }
@@ -160,7 +171,7 @@ func (b *source) read() (m Manifest, sums []sum, err error) {
 	switch {
 	case m.Format > format || m.Schema > sqlite.Schema():
 		return m, nil, &Error{TooNew, b.dir, fmt.Sprintf("was made by a later version (%s)", m.MadeBy), "install that version or a later one"}
-	case len(sums) != m.Files || !seen[sqlite.FileName]:
+	case len(sums) != m.Files || seen[sqlite.FileName] == m.NoLedger:
 		return m, nil, b.changed("lists %d files, and was made of %d", len(sums), m.Files)
 	}
 	return m, sums, nil
@@ -172,8 +183,18 @@ func ours(name string) bool {
 		return false
 	}
 	below, isArtifact := strings.CutPrefix(name, datafolder.Artifacts+"/")
-	return name == sqlite.FileName || name == datafolder.Learned || name == datafolder.Measured || name == datafolder.Known ||
+	return name == sqlite.FileName || inPlace(name) != name || name == datafolder.Learned || name == datafolder.Measured || name == datafolder.Known || name == datafolder.Audit ||
 		isArtifact && artifact.SavedName(below) || catalog.SavedName(name)
+}
+
+// inPlace is what a backup's file is called in a data folder.
+func inPlace(name string) string {
+	for original, raw := range rawNames {
+		if name == raw {
+			return original
+		}
+	}
+	return name
 }
 
 // copyTo copies all files, compares each with its sum while it is read, and waits for the disk.
@@ -190,7 +211,7 @@ func (b *source) copyTo(ctx context.Context, to *os.Root, sums []sum) error {
 		if err != nil {
 			return fmt.Errorf("restore: %w", err)
 		}
-		got, _, err := fill(to, s.name, reader{ctx, f})
+		got, _, err := fill(to, inPlace(s.name), reader{ctx, f})
 		if err = errors.Join(err, f.Close()); err != nil {
 			return fmt.Errorf("restore: %w", err)
 		}

@@ -45,6 +45,18 @@ func TestAFolderOfOthersIsRefused(t *testing.T) {
 	require.ErrorContains(t, err, "set data_dir")
 }
 
+// LO-632: whether somebody has a folder is seen without touching it.
+func TestWhetherAFolderIsFree(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	require.NoError(t, datafolder.Free(dir))
+	require.NoDirExists(t, dir)
+	f, err := datafolder.Take(dir)
+	require.NoError(t, err)
+	require.ErrorContains(t, datafolder.Free(dir), "another orchestratord uses")
+	require.NoError(t, f.Close())
+	require.NoError(t, datafolder.Free(dir))
+}
+
 // LO-702: a data folder keeps its name, and no other has it.
 func TestADataFolderHasAName(t *testing.T) {
 	one, other := t.TempDir(), t.TempDir()
@@ -60,16 +72,4 @@ func TestADataFolderHasAName(t *testing.T) {
 	renamed, err := datafolder.HostID(one)
 	require.NoError(t, err)
 	require.NotEqual(t, name, renamed, "what is no name is replaced")
-}
-
-// LO-632: whether somebody has a folder is seen without touching it.
-func TestWhetherAFolderIsFree(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "data")
-	require.NoError(t, datafolder.Free(dir))
-	require.NoDirExists(t, dir)
-	f, err := datafolder.Take(dir)
-	require.NoError(t, err)
-	require.ErrorContains(t, datafolder.Free(dir), "another orchestratord uses")
-	require.NoError(t, f.Close())
-	require.NoError(t, datafolder.Free(dir))
 }

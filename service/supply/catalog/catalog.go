@@ -361,7 +361,8 @@ func closing() error {
 	return task.Errorf(task.ShuttingDown, "the server is shutting down: try again once it is back")
 }
 
-// SetState activates or retires a model (ORCH-3072). Tasks for a retired model are refused at once, and its pools drain at the deadline.
+// SetState activates or retires a model (ORCH-3072). Tasks for a retired model are refused at once, and its pools drain at the deadline. A retired model
+// whose files a restore did not bring back is fetched first, and is Fetching until then.
 // Errors: NOT_FOUND; CONFLICT for a model that is not there yet.
 func (c *Catalog) SetState(id string, to State, deadline time.Duration) (Model, error) {
 	if to != Active && to != Retired || deadline < 0 {
@@ -388,11 +389,29 @@ func (c *Catalog) setState(id string, to State, deadline time.Duration) (m Model
 	}
 	r := *e.rec
 	r.State, r.DrainBy = to, time.Time{}
+	if to == Active && e.rec.absent() {
+		return Model{}, false, c.refetch(e, &r)
+	}
 	if to == Retired {
 		r.DrainBy = c.o.Now().UTC().Add(deadline)
 	}
 	m, err = c.store(e, &r)
 	return m, true, err
+}
+
+// refetch begins to fetch a model whose digest is known. The caller holds change.
+func (c *Catalog) refetch(e *entry, r *record) error {
+	r.State = Fetching
+	if _, err := c.store(e, r); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return closing()
+	}
+	c.fetch(c.ctx, e)
+	return nil
 }
 
 // settled returns the entry of a model that is there.

@@ -29,6 +29,8 @@ func (c *Catalog) hold(id string) (m Model, files []File, release func(), err er
 		return m, nil, nil, task.Errorf(task.PoolUnready, "model %s is being fetched", id).Retry(time.Second)
 	case e.rec.State == Failed:
 		return m, nil, nil, e.rec.Problem.Typed()
+	case e.rec.absent():
+		return m, nil, nil, task.Errorf(task.ModelDeprecated, "model %s is retired, and its files are not there: activate it, which fetches them", id)
 	}
 	e.holds++
 	return c.model(e), e.rec.Files, sync.OnceFunc(func() {

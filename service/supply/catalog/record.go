@@ -189,6 +189,11 @@ func (c *Catalog) loadOne(id string) error {
 	return nil
 }
 
+// absent reports whether a retired model's files are to be fetched when it is activated, since a backup did not take them along.
+func (r *record) absent() bool {
+	return r.State == Retired && r.At == "" && r.Given == r.Digest && digestShape.MatchString(r.Digest)
+}
+
 // sound says why a record cannot be one of ours.
 func (r *record) sound(id string) error {
 	switch {
@@ -198,7 +203,7 @@ func (r *record) sound(id string) error {
 		return fmt.Errorf("it has the state %q", task.Clip(string(r.State), maxArchBytes))
 	case r.At != "" && r.Cached && !filepath.IsLocal(filepath.FromSlash(r.At)), r.At != "" && !r.Cached && !filepath.IsAbs(r.At):
 		return errors.New("its path leads out of the cache")
-	case r.Size < 0, (r.State == Active || r.State == Retired) && (r.At == "" || !digestShape.MatchString(r.Digest) || len(r.Files) == 0):
+	case r.Size < 0, (r.State == Active || r.State == Retired && !r.absent()) && (r.At == "" || !digestShape.MatchString(r.Digest) || len(r.Files) == 0):
 		return errors.New("it is incomplete")
 	}
 	for _, f := range r.Files {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Saved is a model as a backup takes it.
@@ -22,7 +23,7 @@ type Saved struct {
 
 // Save reads the entries of a state directory, which a daemon may have open. A usable model in the catalog's own folder is written as one that is being
 // fetched, and must have the digest that it has. So the catalog that opens the entry next takes the files that are there if they have it, and otherwise
-// fetches the model. Entries that cannot be read are left out, as are those of models that are being deleted.
+// fetches the model. A retired one stays retired, and does that when it is activated. Entries that cannot be read are left out, as are those of models that are being deleted.
 func Save(dir string) (saved []Saved, err error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -44,9 +45,12 @@ func Save(dir string) (saved []Saved, err error) {
 		if r.Cached {
 			one.Files = home(id)
 		}
-		if r.Cached && r.State == Active {
+		if r.Cached && (r.State == Active || r.State == Retired) {
 			r = record{Model: r.Model, Given: r.Digest, SignatureText: r.SignatureText}
-			r.State, r.Verified = Fetching, false
+			r.Verified, r.VerifiedAt = false, time.Time{}
+			if r.State == Active {
+				r.State = Fetching
+			}
 		}
 		if one.Entry, err = json.Marshal(r); err != nil {
 			return nil, fmt.Errorf("write the entry of model %s: %w", id, err)

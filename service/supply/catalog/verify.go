@@ -34,6 +34,8 @@ func (c *Catalog) Verify(ctx context.Context, id string) (Verification, error) {
 		err = closing()
 	case e.deleting || e.rec.State != Active && e.rec.State != Retired:
 		err = task.Errorf(task.Conflict, "model %s is not there: wait for its fetch, or delete it", id)
+	case e.rec.absent():
+		err = task.Errorf(task.Conflict, "the files of model %s are not there, since it was retired when the backup was made: activate it, which fetches them", id)
 	case e.job == nil:
 		c.verify(e) //nolint:contextcheck // the check outlives the call
 	}

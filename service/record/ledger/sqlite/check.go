@@ -9,10 +9,11 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/llama-orch/llama-orch/service/record/ledger"
-	"github.com/llama-orch/llama-orch/service/record/ledger/entry"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/llama-orch/llama-orch/internal/atomicfile"
+	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/record/ledger/entry"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -75,7 +76,8 @@ func (r *Reader) integrity(ctx context.Context, report *ledger.Report) error {
 	return ctx.Err()
 }
 
-// Backup writes a whole copy of the ledger as it is now to a file that is not there yet, also while orchestratord runs.
+// Backup writes a whole copy of the ledger as it is now to a file that is not there yet, also while orchestratord runs. Of a damaged ledger it makes none, and fails with
+// an *Error.
 func (r *Reader) Backup(ctx context.Context, file string) error {
 	file, err := filepath.Abs(file)
 	if err != nil {
@@ -88,6 +90,9 @@ func (r *Reader) Backup(ctx context.Context, file string) error {
 		_, err := r.db.ExecContext(ctx, "VACUUM INTO ?", f.Name())
 		return err
 	})
+	if code(err) == sqlite3.SQLITE_CORRUPT || code(err) == sqlite3.SQLITE_NOTADB || extended(err) == sqlite3.SQLITE_IOERR_READ {
+		err = damaged(r.path, "has pages that cannot be read", err)
+	}
 	if err != nil {
 		return fmt.Errorf("back up the ledger: %w", err)
 	}

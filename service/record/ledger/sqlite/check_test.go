@@ -78,6 +78,7 @@ func TestCheckReadsWhatItCanOfADamagedFile(t *testing.T) {
 	report, err := reader(t, path).Check(t.Context())
 	require.NoError(t, err)
 	require.NotEmpty(t, report.Problems)
+	require.Equal(t, Damaged, faultOf(t, reader(t, path).Backup(t.Context(), filepath.Join(t.TempDir(), "copy.db"))).Fault)
 }
 
 // LO-202

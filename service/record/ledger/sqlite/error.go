@@ -76,9 +76,12 @@ func noAccess(path string, err error) *Error {
 }
 
 // code is SQLite's primary result code, 0 for an error of another kind.
-func code(err error) int {
+func code(err error) int { return extended(err) & 0xff }
+
+// extended is SQLite's extended result code, 0 for an error of another kind.
+func extended(err error) int {
 	if e, ok := errors.AsType[*driver.Error](err); ok {
-		return e.Code() & 0xff
+		return e.Code()
 	}
 	return 0
 }

@@ -18,6 +18,7 @@ import (
 
 // Reader reads a ledger, also one that an orchestratord has open. Its methods may be called from several goroutines.
 type Reader struct {
+	path    string
 	version int
 	db      *sql.DB
 
@@ -64,7 +65,7 @@ func look(ctx context.Context, path string, newest int) (r *Reader, version int,
 	if version, err = probe(ctx, db, path, newest); err != nil {
 		return nil, version, errors.Join(err, db.Close())
 	}
-	return &Reader{version: version, db: db}, version, nil
+	return &Reader{path: path, version: version, db: db}, version, nil
 }
 
 func (r *Reader) prepare(ctx context.Context) error {
