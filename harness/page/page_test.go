@@ -195,9 +195,12 @@ func TestPage(t *testing.T) {
 		{"a click cancels a task", (*box).cancels},
 		{"the queue is long", (*box).longQueue},
 		{"a task has its receipt, its proof and its reasons", (*box).details},
+		{"the task that was asked for last is shown", (*box).lastWanted},
 		{"models are loaded and unloaded", (*box).switches},
 		{"a model is fetched", (*box).fetches},
 		{"the playground asks two models", (*box).playground},
+		{"the playground asks once", (*box).asksOnce},
+		{"a link of another site leads to the page", (*box).linked},
 		{"the log follows the server", (*box).logs},
 		{"by keyboard alone", (*box).keyboard},
 		{"everything is accessible", (*box).accessible},
@@ -500,6 +503,7 @@ func (x *box) login() {
 	x.b.run(chromedp.SendKeys(chromedp.CSS("#token"), token+kb.Enter))
 	x.b.says("#link", "live")
 	require.Empty(x.t, js[string](x.b, "document.cookie"), "no script sees the cookie")
+	x.linked()
 	x.b.run(chromedp.Navigate(x.url("/#tasks")))
 	x.b.until("document.querySelector('#tasks-rows [data-task=after]')")
 	x.served.Kill()

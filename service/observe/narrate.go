@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -200,13 +201,15 @@ const (
 // shortID is a task's id as a person would tell it from the few others of the hour. The whole id is job_id.
 func shortID(id string) string {
 	switch {
-	case len(id) == uuidLength && strings.Count(id, "-") == 4 && isHex(id[0]):
+	case isUUID(id):
 		return id[:uuidDigits]
 	case len(id) <= longestID:
 		return id
 	}
 	return id[:idBeginning] + "…" + id[len(id)-(longestID-idBeginning-1):]
 }
+
+func isUUID(text string) bool { return len(text) == uuidLength && uuid.Validate(text) == nil }
 
 // sender says who sent the task, in words. There is one token, so that its digits would tell nothing more.
 func (j *Job) sender() string {

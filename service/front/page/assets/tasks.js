@@ -76,7 +76,8 @@ document.getElementById("tasks-more").addEventListener("click", () => draw(drawn
 
 const dialog = document.getElementById("task"), body = document.getElementById("task-body"), said = document.getElementById("task-said");
 const reasons = document.getElementById("task-why"); // apart from the facts, which are drawn anew while the task lives
-let open = null, later, again = null; // the task that was run again, and what it is compared with
+let open = null, later, wanted = ""; // open is the task that is shown, wanted the id of the one to be shown
+let again = null; // the task that was run again, and what it is compared with
 
 function facts(pairs) {
   const dl = make("dl");
@@ -95,23 +96,29 @@ async function proofPath(id) {
 }
 
 export async function showTask(id) {
+  wanted = id;
+  clearTimeout(later);
   const proof = document.getElementById("task-proof");
   if (!dialog.open || open?.task_id !== id) {
+    open = null;
     said.textContent = "";
     document.getElementById("task-title").textContent = "Task " + id;
     dialog.querySelector("[data-log]").dataset.log = id;
     body.replaceChildren(make("p", "…"));
     reasons.replaceChildren();
     proof.hidden = true;
+    for (const name of ["cancel", "replay"]) dialog.querySelector(`[data-do=${name}]`).hidden = true;
   }
   if (!dialog.open) dialog.showModal();
   try {
-    const t = open = await call("GET", "/v1/tasks/" + encodeURIComponent(id));
+    const t = await call("GET", "/v1/tasks/" + encodeURIComponent(id));
+    if (wanted !== id) return; // another one was asked for meanwhile
+    open = t;
     const live = t.state === "queued" || t.state === "running";
     dialog.querySelector("[data-do=cancel]").hidden = !live;
     dialog.querySelector("[data-do=replay]").hidden = live;
     const receipt = t.end?.receipt;
-    clearTimeout(later);
+    clearTimeout(later); // of a call that came before this one
     if (live) later = setTimeout(() => { if (dialog.open && open === t) showTask(id); }, 1000);
     body.replaceChildren(facts([
       ["State", state(t.state)], ["Model", t.model_ref], ["Pool", t.pool_id], ["Replica", t.replica_id], ["Sent by", t.actor],
@@ -134,13 +141,13 @@ export async function showTask(id) {
       proof.hidden = false;
     }
   } catch (error) {
-    body.replaceChildren(make("p", error.message, { class: "problem" }));
+    if (wanted === id) body.replaceChildren(make("p", error.message, { class: "problem" }));
   }
 }
 
-// bundle is the proof of the task that is shown, or null where it has none: it has not ended, or it was forgotten.
-async function bundle() {
-  const path = await proofPath(open.task_id);
+// bundle is a task's proof, or null where it has none: it has not ended, or it was forgotten.
+async function bundle(t) {
+  const path = await proofPath(t.task_id);
   return path ? call("GET", path) : null;
 }
 
@@ -160,27 +167,31 @@ function points(title, items) {
   return [make("h3", title), ul];
 }
 
+// Each acts on the task that was shown when its button was pressed, and shows what came of it unless another one is wanted by then.
 const acts = {
   close: () => dialog.close(),
-  async cancel() {
-    const r = await call("POST", "/v1/tasks/" + encodeURIComponent(open.task_id) + "/cancel");
-    await showTask(open.task_id);
-    said.textContent = "The task is " + r.outcome + ".";
-  },
-  async replay() {
-    const p = await bundle();
-    if (!p) throw new Error("The task has no proof bundle any more, so nobody knows what to run again.");
-    const t = await call("POST", "/v1/tasks", JSON.stringify(repeat(p)));
-    again = { id: t.task_id, sha: p.receipt?.transcript_sha256, strict: p.determinism === "strict" };
+  async cancel(t) {
+    const r = await call("POST", "/v1/tasks/" + encodeURIComponent(t.task_id) + "/cancel");
+    if (wanted !== t.task_id) return;
     await showTask(t.task_id);
-    if (again) said.textContent = "Sent again.";
+    if (wanted === t.task_id) said.textContent = "The task is " + r.outcome + ".";
   },
-  async why() {
-    const p = await bundle(), asked = p?.request || open, shown = [];
+  async replay(t) {
+    const p = await bundle(t);
+    if (!p) throw new Error("The task has no proof bundle any more, so nobody knows what to run again.");
+    const sent = await call("POST", "/v1/tasks", JSON.stringify(repeat(p)));
+    if (wanted !== t.task_id) return;
+    again = { id: sent.task_id, sha: p.receipt?.transcript_sha256, strict: p.determinism === "strict" };
+    await showTask(sent.task_id);
+    if (again && wanted === sent.task_id) said.textContent = "Sent again.";
+  },
+  async why(t) {
+    const p = await bundle(t), asked = p?.request || t, shown = [];
     const wish = { model_ref: asked.model_ref, workload: asked.workload };
     for (const name of ["determinism", "engine", "ctx", "session_id", "placement"]) if (p && asked[name]) wish[name] = asked[name];
     if (p?.placement.replica_id) shown.push(...points("Why it ran on " + p.placement.replica_id, p.placement.reasons.map((r) => make("li", r))));
     const e = await call("POST", "/v1/placement/explain", JSON.stringify(wish));
+    if (wanted !== t.task_id) return;
     const now = e.candidates.map((c) => {
       const li = make("li");
       li.append(mark(c.chosen ? "play" : "ring"), " " + (c.chosen ? "chosen: " : "") + (c.replica_id || c.pool_id) + ": " + c.reasons.join("; "));
@@ -195,10 +206,11 @@ const acts = {
 
 dialog.addEventListener("click", async (event) => {
   const what = event.target.closest("[data-do]")?.dataset.do;
-  if (!what) return;
+  if (!what || what !== "close" && !open) return;
+  const of = wanted;
   try {
-    await acts[what]();
+    await acts[what](open);
   } catch (error) {
-    said.textContent = error.message;
+    if (wanted === of) said.textContent = error.message;
   }
 });
