@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/record/ledger"
 	"github.com/llama-orch/llama-orch/service/record/ledger/entry"
@@ -142,7 +143,9 @@ func Open(o Options) (*Ledger, error) {
 		defer l.unsound()
 		l.write()
 	})
-	l.beside.Go(l.sweep)
+	l.beside.Go(func() {
+		_ = contain.Do(l.log, "the sweeps of the ledger panicked, and end: old tasks stay until the next start", l.sweep)
+	})
 	return l, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/record/ledger"
 )
 
@@ -51,19 +52,29 @@ func (l *Ledger) fetch() {
 	l.fetching = come
 	least := l.nextSeq
 	l.beside.Go(func() {
-		var last uint64
-		err := l.submit(context.Background(), &op{kind: opClaim, id: "numbers", run: func(ctx context.Context, x *transaction) (err error) {
-			last, err = x.numbers(ctx, least)
-			return err
-		}})
+		_ = contain.Do(l.log, "taking the next numbers of tasks panicked: the next task tries again", func() { l.takeBlock(least, come) })
+	})
+}
+
+// takeBlock fetches the next numbers, and lets those go on who wait for them.
+func (l *Ledger) takeBlock(least uint64, come chan struct{}) {
+	var last uint64
+	defer func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if err == nil {
+		if last > 0 {
 			l.own(last)
 		}
 		l.fetching = nil
 		close(come)
-	})
+	}()
+	err := l.submit(context.Background(), &op{kind: opClaim, id: "numbers", run: func(ctx context.Context, x *transaction) (err error) {
+		last, err = x.numbers(ctx, least)
+		return err
+	}})
+	if err != nil { // what was not committed is nobody's
+		last = 0
+	}
 }
 
 // own takes a block of numbers into use, of which this is the last. While mu is held. Where the block before goes on into it, both are used up.
