@@ -33,6 +33,9 @@ func Package(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := os.RemoveAll("build/package"); err != nil { // what stands there is of other commits
+		return err
+	}
 	made, err := s.packages(ctx, "build/package")
 	if err == nil {
 		fmt.Println(strings.Join(made, "\n"))
@@ -131,7 +134,11 @@ func (s source) release(ctx context.Context, dir string, arches []string) error 
 			return fmt.Errorf("make the archive for %s: %w", arch, err)
 		}
 		for _, p := range programs {
-			if err := s.bill(ctx, filepath.Join(root, "bin", p), filepath.Join(dir, fmt.Sprintf("%s_%s_linux_%s.cdx.json", p, s.version, arch))); err != nil {
+			bill, err := os.ReadFile(billOf(root, p))
+			if err == nil {
+				err = put(filepath.Join(dir, fmt.Sprintf("%s_%s_linux_%s.cdx.json", p, s.version, arch)), bill)
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -158,6 +165,11 @@ func (s source) archive(ctx context.Context, arch, packaged, root, to string) er
 			return err
 		}
 	}
+	for _, p := range programs { // those of the packages are of this machine's processor
+		if err := s.bill(ctx, filepath.Join(root, "bin", p), billOf(root, p)); err != nil {
+			return err
+		}
+	}
 	if err := s.settle(root); err != nil {
 		return err
 	}
@@ -166,6 +178,11 @@ func (s source) archive(ctx context.Context, arch, packaged, root, to string) er
 		return err
 	}
 	return errors.Join(s.pack(f, root), f.Close())
+}
+
+// billOf is where an archive has the bill of materials of a program.
+func billOf(root, program string) string {
+	return filepath.Join(root, "share/doc/llama-orch", program+".cdx.json")
 }
 
 // pack writes a folder as a tar.gz that depends on nothing but the files and the commit.

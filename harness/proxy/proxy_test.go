@@ -205,6 +205,13 @@ func behave(t *testing.T, d *daemon.Daemon, p *through) {
 	require.Contains(t, text, `"url":"`+p.url+"/v1/artifacts/")
 	answer, _ = p.text(t, http.MethodPost, "/v1/artifacts", `{"kind":"plan","content":"`+strings.Repeat("x", 2<<20)+`"}`)
 	require.Equal(t, http.StatusCreated, answer.StatusCode, "the proxy takes bodies as large as the daemon does")
+	line := `{"custom_id":"ID","method":"POST","url":"/v1/chat/completions","body":{"model":"m","messages":[{"role":"user","content":"` + strings.Repeat("x", 1<<20) + `"}]}}` + "\n"
+	file := "--part\r\nContent-Disposition: form-data; name=\"purpose\"\r\n\r\nbatch\r\n--part\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.jsonl\"\r\n\r\n" +
+		strings.Repeat(line, 12) + "\r\n--part--\r\n"
+	upload := p.ask(t, http.MethodPost, "/v1/files", file, "Content-Type", "multipart/form-data; boundary=part")
+	said, err := io.ReadAll(upload.Body)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, upload.StatusCode, "files are larger than other bodies: %s", said)
 	p.token = ""
 	answer, _ = p.text(t, http.MethodGet, "/v1/pools", "")
 	require.Contains(t, []int{http.StatusUnauthorized, http.StatusForbidden}, answer.StatusCode, "what a proxy forwards is no local call")
