@@ -192,6 +192,11 @@ func TestAnUpgradeStopsTheDaemonAndStartsItAgain(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "broken"), nil, 0o600))
 	require.Equal(t, []string{"is-active_--quiet_orchestratord.service", "stop_orchestratord.service"}, script("preupgrade"))
 	require.Equal(t, []string{"daemon-reload", "start_orchestratord.service"}, script("postinstall", "configure", "1.0.0"), "a daemon that does not start leaves the package manager in order")
+	require.NoError(t, os.Remove(filepath.Join(dir, "broken")))
+	require.NoError(t, os.Remove(filepath.Join(dir, "active")))
+	require.Equal(t, []string{"is-active_--quiet_orchestratord.service"}, script("preupgrade"), "it does not run since")
+	require.Equal(t, []string{"daemon-reload", "start_orchestratord.service"}, script("postinstall", "configure", "1.0.0"), "it ran before the upgrade that failed")
+	require.Equal(t, []string{"daemon-reload"}, script("postinstall", "configure", "1.0.0"))
 	require.Equal(t, []string{"disable_--now_llama-orch-backup.timer_orchestratord.service"}, script("preremove", "remove"))
 	for _, name := range []string{"postinstall", "preupgrade", "preremove", "postremove"} {
 		text, err := os.ReadFile("../../deploy/package/" + name + ".sh")

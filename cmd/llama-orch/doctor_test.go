@@ -353,6 +353,10 @@ func TestDoctorReadsTheConfig(t *testing.T) {
 	found = check("pools: []", map[string]string{"PATH": bin})
 	require.Equal(t, fail, found["config"].Verdict)
 	require.Equal(t, "line 3: "+filepath.Join(dir, "config.yaml")+" is wrong", found["config"].Detail)
+	script("echo 'warning: the certificate expires' >&2\nexit 0\n")
+	found = check("pools: []", map[string]string{"PATH": bin})
+	require.Equal(t, warn, found["config"].Verdict)
+	require.Equal(t, "warning: the certificate expires", found["config"].Detail)
 	script("exit 0\n")
 	require.Equal(t, fine, check("pools: []", map[string]string{"PATH": bin})["config"].Verdict)
 }

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -120,9 +121,16 @@ func (m *machine) examineConfig(ctx context.Context, r *report, s *settings) boo
 			"go tool mage build:all  # makes it, in bin")
 		return true
 	}
-	out, err := exec.CommandContext(ctx, program, "check", "--config", m.config).CombinedOutput()
+	var said bytes.Buffer // what it only warns of
+	check := exec.CommandContext(ctx, program, "check", "--config", m.config)
+	check.Stderr = &said
+	out, err := check.Output()
 	if err != nil {
-		r.add("config", fail, strings.TrimSpace(string(out)), "orchestratord check --config "+m.config)
+		r.add("config", fail, strings.TrimSpace(said.String()+string(out)), "orchestratord check --config "+m.config)
+		return true
+	}
+	if warning := strings.TrimSpace(said.String()); warning != "" {
+		r.add("config", warn, warning, "orchestratord check --config "+m.config)
 		return true
 	}
 	r.add("config", fine, m.config+" is valid")

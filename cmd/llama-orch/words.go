@@ -94,6 +94,9 @@ func unreachableHint(addr string, err error) string {
 	if _, ok := errors.AsType[x509.HostnameError](err); ok {
 		return "the certificate is for another name: give --addr or " + addrEnv + " a name that is in it"
 	}
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
+		return "the server's certificate has expired, or is not valid yet, or the clock of this machine is wrong: put a new one where `tls.cert` of the server names it, which takes it within seconds"
+	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return "something answers there, and its certificate is not trusted on this machine: SSL_CERT_FILE names a file with the authority's certificate"
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -10,11 +11,13 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/harness/cert"
 )
 
 // What the server says in words of its API, the CLI says in its own: what is asked, and what must come out.
@@ -80,6 +83,14 @@ func TestWhyNoAnswerCame(t *testing.T) {
 	secure.Config.ErrorLog = zap.NewStdLog(zap.NewNop())
 	secure.StartTLS()
 	t.Cleanup(secure.Close)
+	certFile, keyFile, err := cert.WriteFor(t.TempDir(), "old", time.Now().Add(-48*time.Hour), time.Now().Add(-24*time.Hour))
+	require.NoError(t, err)
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	require.NoError(t, err)
+	expired := httptest.NewUnstartedServer(http.NotFoundHandler())
+	expired.Config.ErrorLog, expired.TLS = secure.Config.ErrorLog, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	expired.StartTLS()
+	t.Cleanup(expired.Close)
 	plain := newDaemon().serve(t)
 	free, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -89,6 +100,7 @@ func TestWhyNoAnswerCame(t *testing.T) {
 		code       int
 	}{
 		"a certificate that nobody trusts": {secure.URL, "its certificate is not trusted on this machine: SSL_CERT_FILE", exitUnreachable},
+		"a certificate that has expired":   {expired.URL, "hint: the server's certificate has expired", exitUnreachable},
 		"https to a plain server":          {strings.Replace(plain, "http:", "https:", 1), "hint: the server there speaks plain HTTP: its address is " + plain, exitUnreachable},
 		"http to a server behind TLS":      {"http://" + strings.TrimPrefix(secure.URL, "https://"), "If it is one behind TLS, its address is " + secure.URL, exitFailed},
 		"a name that nobody knows":         {"http://nowhere.invalid:8080", "the name is not known", exitUnreachable},

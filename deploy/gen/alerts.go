@@ -91,6 +91,12 @@ var rules = []rule{
 		story: story{"4m", "14m", "25m", at(nil), []told{{"llorch_config_last_reload_successful", "1x4 0x10 1x20"}}},
 	},
 	{
+		name: "LlamaOrchCertificateEnds", severity: "warning", anchor: "the-certificate-ends",
+		expr:    `(llorch_tls_not_after_seconds > 0) - time() < 14 * 86400`,
+		summary: "The certificate of llama-orch at {{instance}} ends soon", description: "It expires within 14 days, or has expired. Then every client refuses it.",
+		story: story{"4m", "8m", "20m", at(nil), []told{{"llorch_tls_not_after_seconds", "1300000x5 1200000x5 9000000x20"}}},
+	},
+	{
 		name: "LlamaOrchArtifactsDamaged", severity: "warning", expr: `increase(llorch_artifacts_damaged_total[1h]) > 0`, anchor: "artifacts-are-damaged",
 		summary: "Artifacts at {{instance}} are not what their ids say", description: "Files in the data folder have changed behind llama-orch's back, or the disk fails. Damaged ones are not served.",
 		story: story{"4m", "10m", "90m", at(nil), []told{{"llorch_artifacts_damaged_total", "0x5 1x100"}}},

@@ -12,8 +12,9 @@ fi
 if [ -d "$run/systemd/system" ]; then
 	systemctl daemon-reload
 	if [ -e "$run/llama-orch-restart" ]; then
-		rm "$run/llama-orch-restart"
-		if ! systemctl start orchestratord.service; then
+		if systemctl start orchestratord.service; then
+			rm "$run/llama-orch-restart"
+		else # the mark stays: once that is mended, the next upgrade starts the daemon too
 			echo "llama-orch: the daemon ran before the upgrade and does not start now; what it accepted is kept. Why, say" >&2
 			echo "    orchestratord check --config /etc/llama-orch/config.yaml" >&2
 			echo "    journalctl -u orchestratord.service -n 20" >&2

@@ -17,14 +17,19 @@ import (
 	"time"
 )
 
-// Write writes a certificate for loopback and its key to cert.pem and key.pem in a folder.
+// Write writes a certificate for loopback and its key to cert.pem and key.pem in a folder. It is valid for an hour.
 func Write(dir, name string) (cert, key string, err error) {
+	return WriteFor(dir, name, time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+}
+
+// WriteFor is Write for a certificate that is valid in this time.
+func WriteFor(dir, name string, from, to time.Time) (cert, key string, err error) {
 	secret, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return "", "", err
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: from, NotAfter: to,
 		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}

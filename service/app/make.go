@@ -32,8 +32,6 @@ import (
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
-	"github.com/llama-orch/llama-orch/service/record/bundle"
-	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/task"
 	"github.com/llama-orch/llama-orch/service/tracing"
@@ -57,16 +55,26 @@ func (a *App) makeGuard() (err error) {
 func (a *App) readPair() (err error) {
 	c := a.o.Config.TLS
 	if c.Cert == "" {
-		return nil
+		return a.registry.Register(a.pair.Metric())
 	}
-	a.pair, err = port.LoadPair(c.Cert, c.Key, func(err error) {
+	warn := func(d port.Dates) {
+		if wrong := d.Warning(time.Now()); wrong != "" {
+			a.log.Warn("the dates of the certificate want care", zap.String("cert", c.Cert), zap.String("certificate", wrong))
+		}
+	}
+	a.pair, err = port.LoadPair(c.Cert, c.Key, func(d port.Dates, err error) {
 		if err != nil {
 			a.log.Error("the certificate was not read again, and the one from before stays in use", zap.Error(err))
-			return
+		} else {
+			a.log.Info("the certificate was read again", zap.String("cert", c.Cert))
 		}
-		a.log.Info("the certificate was read again", zap.String("cert", c.Cert))
+		warn(d)
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	warn(a.pair.Dates())
+	return a.registry.Register(a.pair.Metric())
 }
 
 // takeFolder takes the data folder, so that no other orchestrator uses it.
@@ -76,34 +84,6 @@ func (a *App) takeFolder() error {
 		return err
 	}
 	a.cleanup.push("unlock the data folder", func(context.Context) error { return folder.Close() })
-	return nil
-}
-
-// openLedger opens the record of tasks. Where the options say so, it sets the old one aside first.
-func (a *App) openLedger() (err error) {
-	c := a.o.Config
-	path := filepath.Join(c.DataDir, sqlite.FileName)
-	if a.o.LedgerAside {
-		moved, err := sqlite.Aside(path, time.Now())
-		if err != nil {
-			return err
-		}
-		if moved != "" {
-			a.log.Warn("the ledger was set aside, and a new one is begun", zap.String("moved_to", moved))
-		}
-	}
-	o := sqlite.Options{
-		Path: path, Log: a.o.Log, Registerer: a.registry, RetainAge: c.Ledger.RetainAge, RetainBytes: int64(c.Ledger.RetainBytes), Now: time.Now,
-		Bundles: &bundle.Keep{Prompts: c.Artifacts.KeepPrompts, Transcripts: c.Artifacts.KeepTranscripts},
-	}
-	if c.Artifacts.KeepProofs {
-		o.BeforeForgetting = a.artifacts.KeepBundles
-	}
-	a.ledger, err = sqlite.Open(o)
-	if err != nil {
-		return fmt.Errorf("open the ledger: %w", err)
-	}
-	a.cleanup.push("close the ledger", func(context.Context) error { return a.ledger.Close() })
 	return nil
 }
 

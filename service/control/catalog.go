@@ -38,6 +38,21 @@ func Check(c config.Config, of func(config.Pool) bool) error {
 	return nil
 }
 
+// Warning says what a configuration that Check takes will have clients refuse; empty: nothing.
+func Warning(c config.Config, now time.Time) string {
+	if c.TLS.Cert == "" {
+		return ""
+	}
+	pair, err := port.LoadPair(c.TLS.Cert, c.TLS.Key, nil)
+	if err != nil { // Check has said so
+		return ""
+	}
+	if wrong := pair.Dates().Warning(now); wrong != "" {
+		return fmt.Sprintf("the certificate %s %s", c.TLS.Cert, wrong)
+	}
+	return ""
+}
+
 // PolicyRules returns the policy's rules from a configuration.
 func PolicyRules(c config.Config) policy.Rules {
 	return policy.Rules{

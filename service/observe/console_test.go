@@ -41,7 +41,7 @@ func TestAConsoleShowsSentences(t *testing.T) {
 	lines := console(t, observe.Options{}, func(log *zap.Logger) {
 		n := observe.NewNarrator(log.Named("scheduler"))
 		n.StreamEnded(j, "")
-		n.Refused(j, task.AdmissionReject)
+		n.Refused(j, task.Errorf(task.AdmissionReject, "the queue of pool %s is full", j.PoolID))
 		tester := j
 		tester.Actor = "self-test"
 		n.StreamEnded(tester, "")

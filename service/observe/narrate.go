@@ -56,10 +56,14 @@ func (n *Narrator) Admitted(j Job) {
 	}
 }
 
-// Refused says that a task was not accepted. The code says why.
-func (n *Narrator) Refused(j Job, code task.Code) {
+// Refused says that a task was not accepted, and why: in the error's own words for the log, or else in those of its code.
+func (n *Narrator) Refused(j Job, e *task.Error) {
 	if line := n.log.Check(zap.InfoLevel, "admission"); line != nil {
-		say(line, "refuse", &j, "Refused "+j.kind()+" for "+j.pool()+": "+because(code)+".", zap.String("code", string(code)))
+		why := e.Narrated
+		if why == "" {
+			why = because(e.Code)
+		}
+		say(line, "refuse", &j, "Refused "+j.kind()+" for "+j.pool()+": "+why+".", zap.String("code", string(e.Code)))
 	}
 }
 

@@ -67,7 +67,7 @@ func (e *PairError) Unwrap() error { return e.Err }
 // Pair is a certificate with its key. It is read again when its files have changed.
 type Pair struct {
 	cert, key string
-	told      func(error) // of what came of reading it again; nil is success
+	told      func(Dates, error) // of what came of reading it again; nil is success
 
 	mu     sync.Mutex // guards what follows
 	now    *tls.Certificate
@@ -84,13 +84,22 @@ type mark struct {
 // lookEvery bounds how often the files are looked at, which a handshake does.
 const lookEvery = 5 * time.Second
 
-// LoadPair reads a pair. Told hears of each later reading. The error is a *PairError.
-func LoadPair(cert, key string, told func(error)) (*Pair, error) {
+// LoadPair reads a pair, whatever its dates. Told hears of each later reading, and of the dates of what is in use then. The error is a *PairError.
+func LoadPair(cert, key string, told func(Dates, error)) (*Pair, error) {
 	p := &Pair{cert: cert, key: key, told: told}
-	if err := p.read(); err != nil {
+	pair, err := p.read()
+	if err != nil {
 		return nil, err
 	}
+	p.now = pair
 	return p, nil
+}
+
+// Dates are those between which the certificate in use is valid.
+func (p *Pair) Dates() Dates {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return datesOf(p.now)
 }
 
 // Config is the server's side of TLS. HTTP/2 could not carry a stream (ADR 014).
@@ -101,10 +110,10 @@ func (p *Pair) Config() *tls.Config {
 }
 
 // Reload reads the files now. A pair that cannot be used leaves the one that is in use.
-func (p *Pair) Reload() {
+func (p *Pair) Reload(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.told(p.read())
+	p.again(now)
 }
 
 // current is the pair as its files have it. While they are being replaced, and do not fit, it is the one from before.
@@ -114,10 +123,23 @@ func (p *Pair) current(now time.Time) *tls.Certificate {
 	if now.Sub(p.looked) >= lookEvery {
 		p.looked = now
 		if p.look() != p.marks {
-			p.told(p.read())
+			p.again(now)
 		}
 	}
 	return p.now
+}
+
+// again reads the files, and takes them if nothing is lost by it: a certificate that clients refuse by its dates takes no place of one that they take. The caller holds mu.
+func (p *Pair) again(now time.Time) {
+	pair, err := p.read()
+	if err == nil {
+		if dates := datesOf(pair); dates.outside(now) && !datesOf(p.now).outside(now) {
+			err = &PairError{p.cert, p.key, errors.New("the certificate " + dates.Warning(now))}
+		} else {
+			p.now = pair
+		}
+	}
+	p.told(datesOf(p.now), err)
 }
 
 func (p *Pair) look() (marks [2]mark) {
@@ -129,15 +151,14 @@ func (p *Pair) look() (marks [2]mark) {
 	return marks
 }
 
-// read takes the files in. The caller holds mu, or is alone.
-func (p *Pair) read() error {
+// read reads the files. The caller holds mu, or is alone.
+func (p *Pair) read() (*tls.Certificate, error) {
 	p.marks = p.look() // before they are read: a change meanwhile is seen the next time
 	pair, err := tls.LoadX509KeyPair(p.cert, p.key)
 	if err != nil {
-		return &PairError{p.cert, p.key, err}
+		return nil, &PairError{p.cert, p.key, err}
 	}
-	p.now = &pair
-	return nil
+	return &pair, nil
 }
 
 var _ net.Conn = (*secure)(nil)

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
 	"github.com/llama-orch/llama-orch/harness/cert"
@@ -26,7 +27,7 @@ func secured(t *testing.T, o Options) (addr string, client *tls.Config, p *Pair,
 	certFile, keyFile, err := cert.Write(t.TempDir(), "first")
 	require.NoError(t, err)
 	told = &[]error{}
-	p, err = LoadPair(certFile, keyFile, func(err error) { *told = append(*told, err) })
+	p, err = LoadPair(certFile, keyFile, func(_ Dates, err error) { *told = append(*told, err) })
 	require.NoError(t, err)
 	o.TLS = p.Config()
 	addr, _, _ = serve(t, o)
@@ -87,6 +88,41 @@ func TestWhatIsNotTLS(t *testing.T) {
 	require.NoError(t, c.Close())
 }
 
+// LO-640: what clients refuse by its dates takes no place of what they take, but of what they refuse too. The gauge says what is in use.
+func TestACertificateOutsideItsDates(t *testing.T) {
+	const day = 24 * time.Hour
+	now := time.Now()
+	certFile, keyFile, err := cert.WriteFor(t.TempDir(), "expired", now.Add(-9*day), now.Add(-8*day))
+	require.NoError(t, err)
+	var told []error
+	var dates Dates
+	p, err := LoadPair(certFile, keyFile, func(d Dates, err error) { dates, told = d, append(told, err) })
+	require.NoError(t, err, "a start is not refused")
+	require.Contains(t, p.Dates().Warning(now), "has expired on")
+	read := func(name string, from, to time.Time) {
+		t.Helper()
+		_, _, err := cert.WriteFor(filepath.Dir(certFile), name, from, to)
+		require.NoError(t, err)
+		p.Reload(now)
+	}
+	serving := func() string { return p.current(now).Leaf.Subject.CommonName }
+	read("later", now.Add(day), now.Add(90*day))
+	require.Equal(t, "later", serving(), "the one before was no better")
+	require.Contains(t, dates.Warning(now), "is not valid before")
+	read("good", now.Add(-day), now.Add(90*day))
+	require.Equal(t, "good", serving())
+	require.Empty(t, dates.Warning(now))
+	require.Equal(t, []error{nil, nil}, told)
+	read("old", now.Add(-9*day), now.Add(-8*day))
+	require.Equal(t, "good", serving())
+	require.ErrorContains(t, told[2], "has expired on")
+	require.InDelta(t, now.Add(90*day).Unix(), testutil.ToFloat64(p.Metric()), 1)
+	require.Zero(t, testutil.ToFloat64((*Pair)(nil).Metric()))
+	read("short", now.Add(-day), now.Add(13*day))
+	require.Equal(t, "short", serving())
+	require.Contains(t, dates.Warning(now), "expires on "+now.Add(13*day).UTC().Format("2006-01-02"))
+}
+
 // LO-640: a new pair is served within seconds of its coming, or at once on a reload; one that does not fit is not, and is told of.
 func TestAPairIsReadAgain(t *testing.T) {
 	addr, trust, p, told := secured(t, Options{})
@@ -106,13 +142,13 @@ func TestAPairIsReadAgain(t *testing.T) {
 	require.Equal(t, []error{nil}, *told)
 
 	require.NoError(t, os.WriteFile(p.key, []byte("no key"), 0o600))
-	p.Reload()
+	p.Reload(time.Now())
 	var e *PairError
 	require.ErrorAs(t, (*told)[1], &e)
 	require.Equal(t, "second", serving())
 	_, _, err = cert.Write(filepath.Dir(p.cert), "third")
 	require.NoError(t, err)
-	p.Reload()
+	p.Reload(time.Now())
 	require.Equal(t, "third", serving())
 	p.current(now.Add(time.Hour))
 	require.Len(t, *told, 3, "nothing has changed")

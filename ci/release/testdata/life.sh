@@ -50,10 +50,14 @@ dpkg -i /root/old.deb
 grep -q '^llama-orch:' /etc/passwd || fail "there is no user"
 [ "$(stat -c %a /etc/llama-orch/environment)" = 600 ] || fail "others can read the secrets"
 [ -e /usr/share/man/man1/llama-orch.1.gz ] || fail "there is no manual"
+for dir in /var/lib/llama-orch /var/backups/llama-orch; do
+	[ "$(stat -c '%a %U' $dir)" = "700 llama-orch" ] || fail "$dir is not the daemon's alone before the first start"
+done
 orchestratord version | grep -F "$old"
 [ "$(systemctl is-enabled orchestratord || true)" = disabled ] || fail "the installation enabled something"
 ! systemctl -q is-active orchestratord || fail "the installation started something"
-systemd-analyze verify --man=no orchestratord.service llama-orch-nvidia.service 2>/tmp/err || true # what it says of other units is not ours
+[ "$(systemctl is-enabled llama-orch-backup.timer || true)" = disabled ] || fail "the installation enabled the backups"
+systemd-analyze verify --man=no orchestratord.service llama-orch-nvidia.service llama-orch-backup.service llama-orch-backup.timer 2>/tmp/err || true # what it says of other units is not ours
 ! grep -E 'orchestratord|llama-orch' /tmp/err || fail "the units have faults"
 systemd-analyze security orchestratord.service | tail -n 1
 
@@ -62,8 +66,11 @@ systemctl enable --now orchestratord
 ready
 ask >/tmp/answer
 [ -s /tmp/answer ]
-llama-orch doctor --config /etc/llama-orch/config.yaml | tee /tmp/doctor
+llama-orch doctor --config /etc/llama-orch/config.yaml | tee /tmp/doctor || fail "doctor finds faults in a fresh installation"
 ! grep -qE '^(fail|warn) +(server|readiness|pool|engine libraries|libffi|port)' /tmp/doctor || fail "doctor finds faults in a fresh installation"
+setpriv --reuid=nobody --regid=nogroup --clear-groups env HOME=/tmp llama-orch doctor --config /etc/llama-orch/config.yaml | tee /tmp/doctor || fail "doctor finds faults for a user who may not see the data folder"
+grep -qE '^skip +data folder' /tmp/doctor || fail "the data folder cannot have been looked at"
+! grep -q 'install -d -o' /tmp/doctor || fail "doctor would take the folder from the daemon"
 
 say what it may reach
 pid=$(show MainPID)
@@ -154,9 +161,14 @@ as() { setpriv --reuid=llama-orch --regid=llama-orch --init-groups "$@"; }
 as orchestratord backup --config /etc/llama-orch/config.yaml /var/cache/llama-orch/backup
 ! as orchestratord restore --config /etc/llama-orch/config.yaml /var/cache/llama-orch/backup 2>/tmp/err || fail "a restore over a daemon that runs"
 grep -q 'another orchestratord uses the data folder' /tmp/err || fail "it says: $(cat /tmp/err)"
+for _ in 1 2; do
+	systemctl start llama-orch-backup.service || fail "the nightly backup: $(journalctl -u llama-orch-backup -n 5 -o cat --no-pager)"
+	sleep 1
+done
+[ "$(find /var/backups/llama-orch -name SHA256SUMS | wc -l)" = 2 ] || fail "the nightly backups are not there"
 systemctl stop orchestratord
 rm -r /var/lib/llama-orch
-install -d -o llama-orch -g llama-orch -m 0700 /var/lib/llama-orch
+systemd-tmpfiles --create llama-orch.conf # a new box: the package does this when it is installed, before the first start
 as orchestratord restore --config /etc/llama-orch/config.yaml /var/cache/llama-orch/backup
 systemctl start orchestratord
 ready

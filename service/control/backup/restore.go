@@ -70,14 +70,18 @@ func Restore(ctx context.Context, dir, dataDir string, damaged bool) (_ Manifest
 	if err != nil {
 		return Manifest{}, err
 	}
-	if err := datafolder.Free(dataDir); err != nil { // what a daemon that runs has in it must not be taken for what somebody forgot there
-		return Manifest{}, fmt.Errorf("restore: %w", err)
-	}
 	if m.NoLedger && !damaged {
 		return Manifest{}, &Error{
 			Damaged, dir, "has no whole ledger, since that was damaged when the backup was made",
 			"take an earlier backup; or, to have all else, add --damaged-ledger, and start orchestratord with `serve --ledger-aside`",
 		}
+	}
+	err = datafolder.Free(dataDir)
+	if errors.Is(err, fs.ErrPermission) {
+		return Manifest{}, closed(dataDir, "cannot be read", err)
+	}
+	if err != nil { // what a daemon that runs has in it must not be taken for what somebody forgot there
+		return Manifest{}, fmt.Errorf("restore: %w", err)
 	}
 	if err := empty(dataDir, datafolder.Lock, datafolder.Unfinished); err != nil { // before anything is written there
 		return Manifest{}, err

@@ -89,6 +89,10 @@ form.addEventListener("submit", (event) => {
   for (const side of sides) if (f[side].value) ask(side, f[side].value, f);
 });
 
+document.getElementById("words").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && running.size === 0) form.requestSubmit();
+});
+
 halt.addEventListener("click", async () => {
   for (const { id } of [...running.values()].filter((own) => own.id)) await call("POST", "/v1/tasks/" + id + "/cancel").catch((error) => said(error.message));
 });
