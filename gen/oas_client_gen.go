@@ -158,7 +158,8 @@ type ControlInvoker interface {
 	// Server-sent events: `line`* with the last lines that fit, and then each new one; where `follow` is
 	// false, the stream ends behind the former. A client that reads too slowly misses lines: `lost` says
 	// how many, in the place where they are missing. Events have no id. The server keeps about 1,000
-	// lines. No line has a prompt or an answer.
+	// lines. No line has a prompt or an answer: what engines print themselves is not among them. While
+	// there are no lines for the client, it gets a comment every 15 seconds.
 	//
 	// Data by event (`x-sse-data`): `line` → `LogLine`, `lost` → `LogGap`.
 	//
@@ -3377,7 +3378,8 @@ func (c *Client) sendSetModelState(ctx context.Context, request *ModelStateReque
 // Server-sent events: `line`* with the last lines that fit, and then each new one; where `follow` is
 // false, the stream ends behind the former. A client that reads too slowly misses lines: `lost` says
 // how many, in the place where they are missing. Events have no id. The server keeps about 1,000
-// lines. No line has a prompt or an answer.
+// lines. No line has a prompt or an answer: what engines print themselves is not among them. While
+// there are no lines for the client, it gets a comment every 15 seconds.
 //
 // Data by event (`x-sse-data`): `line` → `LogLine`, `lost` → `LogGap`.
 //

@@ -1839,7 +1839,7 @@ type StreamLogsParams struct {
 	PoolID OptPoolID `json:",omitempty,omitzero"`
 	// Only lines about this task. Default all.
 	TaskID OptTaskID `json:",omitempty,omitzero"`
-	// Only lines that have this text, in small or in capital letters. Default all.
+	// Only lines in which a field other than `ts` says this, in small or in capital letters. Default all.
 	Text OptString `json:",omitempty,omitzero"`
 	// How many of the lines that are there to begin with, at most.
 	Last OptInt `json:",omitempty,omitzero"`

@@ -4,16 +4,22 @@ package gate
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/magefile/mage/mg"
 
 	"github.com/llama-orch/llama-orch/ci/command"
+	"github.com/llama-orch/llama-orch/ci/engine"
 	"github.com/llama-orch/llama-orch/ci/generate"
 	"github.com/llama-orch/llama-orch/ci/pact"
+	"github.com/llama-orch/llama-orch/ci/repeat"
 	"github.com/llama-orch/llama-orch/ci/step"
 	"github.com/llama-orch/llama-orch/ci/tally"
 )
@@ -44,6 +50,31 @@ func (Check) Unit(ctx context.Context) error { return prepared(ctx, unit) }
 
 // Race is the same with the race detector.
 func (Check) Race(ctx context.Context) error { return prepared(ctx, race) }
+
+// Repeat runs one package's tests again and again, under two busy loops a core, and shows which failed in how many runs (LO-850): `check:repeat ./service/control`.
+// -only is a regular expression of their names, -times how many runs (20), -within how long they may take together (10m), -race=true the race detector. It is no
+// part of `test`.
+func (Check) Repeat(ctx context.Context, pkg string, only *string, times *int, within *time.Duration, race *bool) error {
+	mg.CtxDeps(ctx, engine.Engine.Libs)
+	// The daemon refuses a data folder that a group can write (LO-813), and the tests' folders are made under this process's mask.
+	defer syscall.Umask(syscall.Umask(0o022))
+	report, err := repeat.Run(ctx, repeat.Options{
+		Package: pkg, Only: or(only, ""), Times: or(times, 20), Within: or(within, 10*time.Minute), Race: or(race, false), Out: os.Stdout,
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\n%s\n", report)
+	return report.Err()
+}
+
+// or is what a flag says, or else what it says without being given.
+func or[T any](flag *T, without T) T {
+	if flag == nil {
+		return without
+	}
+	return *flag
+}
 
 func checkLinks(ctx context.Context, _ *tally.Tally) error {
 	return command.Run(ctx, "bash", "ci/scripts/check_links.sh")

@@ -89,7 +89,7 @@ func logLine(line *sdk.LogLine, colours bool) string {
 // shownField is a field's value, or nothing where the sentence says it, or where it is of a task and not known yet.
 func shownField(line *sdk.LogLine, name string, value json.RawMessage) string {
 	switch name {
-	case "ts", "level", "logger", "msg", "human", "actor", "action", "target", "audit":
+	case "ts", "level", "logger", "msg", "human", "audit":
 		return ""
 	case "task", "code":
 	case "queue_position", "predicted_start_ms", "tokens_in", "tokens_out", "decode_time_ms":

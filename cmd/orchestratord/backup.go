@@ -34,6 +34,11 @@ func (c backupCmd) Run() error {
 	if err != nil {
 		return err
 	}
+	if c.Config != "" {
+		if conf, err := (configFlag{c.Config}).load(); err != nil || conf.Ledger.Postgres.On() {
+			return errors.Join(err, errDump)
+		}
+	}
 	ctx, stop := interruptible()
 	defer stop()
 	o := backup.Options{DataDir: dir, Dir: c.Dir, Models: c.Models, Version: version, Now: time.Now}

@@ -34,6 +34,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/fleet/worker"
 	"github.com/llama-orch/llama-orch/service/observe"
+	"github.com/llama-orch/llama-orch/service/record/ledger/postgres"
 	"github.com/llama-orch/llama-orch/service/spare"
 	"github.com/llama-orch/llama-orch/service/supply/provision"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -56,7 +57,7 @@ type cli struct {
 	Check    checkCmd    `cmd:"" help:"Validate a configuration and say what it would do."`
 	Plan     planCmd     `cmd:"" help:"Print, step by step, how the engines of the pools would be prepared. Nothing is done."`
 	Libs     libsCmd     `cmd:"" help:"Fetch the libraries of the built-in engine into the cache, with npm, and print their folder."`
-	Ledger   ledgerCmd   `cmd:"" help:"Check, back up or export the record of tasks."`
+	Ledger   ledgerCmd   `cmd:"" help:"Check, back up, export or move the record of tasks."`
 	Backup   backupCmd   `cmd:"" help:"Copy what the data folder keeps, also while serve runs."`
 	Restore  restoreCmd  `cmd:"" help:"Put a backup into an empty data folder."`
 	Worker   workerCmd   `cmd:"" help:"Run the built-in engine; started by serve." hidden:""`
@@ -187,7 +188,7 @@ func (s serveCmd) Run() error {
 	stderr.Aside(filepath.Join(c.DataDir, datafolder.Audit))
 	tail := observe.NewTail()
 	log, err := observe.NewLogger(observe.Options{
-		Level: c.Log.Level, Style: observe.StyleOf(c.Log.Format, os.Stderr, os.Getenv), Out: stderr, Tail: tail, Redactor: observe.NewRedactor(string(c.Token)),
+		Level: c.Log.Level, Style: observe.StyleOf(c.Log.Format, os.Stderr, os.Getenv), Out: stderr, Tail: tail, Redactor: observe.NewRedactor(append(postgres.Secrets(string(c.Ledger.Postgres.DSN)), string(c.Token))...),
 	})
 	if err != nil {
 		return exit{exitUsage, err}

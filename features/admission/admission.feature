@@ -164,7 +164,7 @@ Feature: Admission
     And I submit task "running"
     And the fake engine has come to busy 1
     And I submit task "late" with
-      | deadline_ms | 400 |
+      | deadline_ms | 5000 |
     Then the answer is 202
     When I follow task "late"
     Then stream "late" ends with error DEADLINE_UNMET

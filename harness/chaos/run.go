@@ -20,8 +20,7 @@ import (
 type result struct {
 	*history
 	plan          schedule
-	noDisk        error // why the disk was not filled
-	full          int   // submits refused for a full disk
+	full          int // submits refused for a full disk
 	refusedStarts int
 	took          time.Duration
 }
@@ -35,7 +34,7 @@ func perform(ctx context.Context, l *daemon.Lab, p schedule, say func(string, ..
 	ctx, cancel := context.WithTimeout(ctx, p.scale.span+settleWithin+3*time.Minute)
 	defer cancel()
 	dir := filepath.Join(l.Dir, "field")
-	drive, noDisk, err := newDisk(filepath.Join(dir, "data"))
+	drive, err := newDisk(filepath.Join(dir, "data"))
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +53,7 @@ func perform(ctx context.Context, l *daemon.Lab, p schedule, say func(string, ..
 			w.Kill()
 		}
 	}()
-	r = &result{history: f.h, plan: p, noDisk: noDisk}
+	r = &result{history: f.h, plan: p}
 	stalled, endWatch := watchStalls()
 	defer endWatch()
 

@@ -6,8 +6,10 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 
+	"github.com/llama-orch/llama-orch/harness/nvmlstub"
 	"github.com/llama-orch/llama-orch/harness/process"
 	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
@@ -20,9 +22,11 @@ type Lab struct {
 	Root  string // of the repository
 	Libs  string
 	Model string
+	NVML  string // folder of the stand-in for the library that finds cards
 }
 
-// NewLab builds orchestratord, and further packages of the module at root, into a folder. The caller closes the Lab.
+// NewLab builds orchestratord, and further packages of the module at root, into a folder. Its daemons find no card of this machine, so that a suite does the
+// same wherever it runs (LO-851): one that is about cards gives the stand-in a state. The caller closes the Lab.
 func NewLab(ctx context.Context, dir, root string, more ...string) (*Lab, error) {
 	libs, err := provision.LocateEngineLibs()
 	if err != nil {
@@ -40,6 +44,13 @@ func NewLab(ctx context.Context, dir, root string, more ...string) (*Lab, error)
 	if err := process.Build(ctx, root, filepath.Join(dir, "bin")+"/", append(more, "./cmd/orchestratord")...); err != nil {
 		return nil, err
 	}
+	l.NVML = filepath.Join(dir, "nvml")
+	if err := os.MkdirAll(l.NVML, 0o700); err != nil {
+		return nil, fmt.Errorf("make a folder for the stand-in for NVML: %w", err)
+	}
+	if _, err := nvmlstub.Build(l.NVML); err != nil {
+		return nil, err
+	}
 	l.Launcher = process.NewLauncher()
 	return l, nil
 }
@@ -47,9 +58,10 @@ func NewLab(ctx context.Context, dir, root string, more ...string) (*Lab, error)
 // Program returns the path of a program that the Lab has built.
 func (l *Lab) Program(name string) string { return filepath.Join(l.Dir, "bin", name) }
 
-// Env returns the environment for a program that has to find the engine's libraries.
+// Env returns the environment for a program that has to find the engine's libraries, and no card of this machine.
 func (l *Lab) Env(home string, more map[string]string) []string {
-	vars := map[string]string{provision.EnvEngineLibs: l.Libs}
+	vars := nvmlstub.Hidden(l.NVML)
+	vars[provision.EnvEngineLibs] = l.Libs
 	maps.Copy(vars, more)
 	return process.Env(home, vars)
 }

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/NVIDIA/go-nvml/pkg/dl"
+
 	"github.com/llama-orch/llama-orch/internal/atomicfile"
 )
 
@@ -38,6 +40,29 @@ func Build(dir string) (lib string, err error) {
 		return "", fmt.Errorf("put the stand-in for NVML in place: %w", err)
 	}
 	return lib, nil
+}
+
+// Hide has this process, and programs that it starts, find no card and no driver, whatever the machine has: it puts the stand-in into the existing folder
+// dir, without a state, and loads it. A library that is loaded is what everybody gets who opens one of its name.
+func Hide(dir string) error {
+	lib, err := Build(dir)
+	if err != nil {
+		return err
+	}
+	for name, value := range Hidden(dir) {
+		if err := os.Setenv(name, value); err != nil {
+			return fmt.Errorf("hide the machine's cards: %w", err)
+		}
+	}
+	if err := dl.New(lib, dl.RTLD_NOW|dl.RTLD_GLOBAL|dl.RTLD_NODELETE).Open(); err != nil {
+		return fmt.Errorf("load the stand-in for NVML: %w", err)
+	}
+	return nil
+}
+
+// Hidden is the environment of a program that finds no card, where Build has put the stand-in into dir.
+func Hidden(dir string) map[string]string {
+	return map[string]string{"LD_LIBRARY_PATH": dir, Env: filepath.Join(dir, "none")}
 }
 
 // State is what the stand-in answers from.

@@ -3,6 +3,8 @@
 package nvmlstub_test
 
 import (
+	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -83,4 +85,39 @@ func TestTheBindingReadsTheState(t *testing.T) {
 	state.Driver = ""
 	require.NoError(t, state.Write(path))
 	require.Equal(t, nvml.ERROR_DRIVER_NOT_LOADED, lib.Init())
+}
+
+// A process that hides the cards finds none, nor do programs that it starts, although the machine has a driver and cards.
+//
+// LO-851
+func TestCardsAreHidden(t *testing.T) {
+	const hide = "LLORCH_TEST_HIDE"
+	if dir, child := os.LookupEnv(hide); child { // on the machine that the test below makes
+		if dir != "" {
+			require.NoError(t, nvmlstub.Hide(dir))
+		}
+		lib := nvml.New()
+		if ret := lib.Init(); ret != nvml.SUCCESS {
+			fmt.Println("found:", ret == nvml.ERROR_DRIVER_NOT_LOADED)
+			return
+		}
+		count, _ := lib.DeviceGetCount()
+		fmt.Println("found:", count)
+		return
+	}
+	machine := t.TempDir()
+	_, err := nvmlstub.Build(machine)
+	require.NoError(t, err)
+	state := filepath.Join(machine, "cards")
+	require.NoError(t, nvmlstub.Reference().Write(state))
+	for dir, found := range map[string]string{"": "found: 2\n", t.TempDir(): "found: true\n"} {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestCardsAreHidden$")
+		cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+machine, nvmlstub.Env+"="+state, hide+"="+dir)
+		out, err := cmd.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		require.Contains(t, string(out), found)
+	}
+	hidden := nvmlstub.Hidden("x")
+	require.Equal(t, "x", hidden["LD_LIBRARY_PATH"])
+	require.NoFileExists(t, hidden[nvmlstub.Env])
 }

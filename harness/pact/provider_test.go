@@ -142,7 +142,7 @@ type seeding func(ctx context.Context, o *orchestrator, taskID string) (map[stri
 var states = map[string]seeding{
 	stateReady:     nil, // it starts in this state
 	stateUnready:   nil,
-	stateNoGPU:     nil, // the machines that run this have none
+	stateNoGPU:     nil, // TestMain hides those of this machine
 	stateSpare:     spare,
 	stateReloading: reloading,
 	stateSession: func(ctx context.Context, o *orchestrator, id string) (map[string]string, error) {

@@ -25,6 +25,7 @@ import (
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/harness/nvmlstub"
 	"github.com/llama-orch/llama-orch/harness/process"
+	"github.com/llama-orch/llama-orch/harness/source"
 	"github.com/llama-orch/llama-orch/harness/standin"
 )
 
@@ -34,10 +35,13 @@ bind_addr: %[1]s
 data_dir: state
 auth: {optional_on_loopback: true}
 log: {level: debug}
+budgets: {session: {tokens: 5000}}
+policy: {allow: ["*", "127.0.0.1", "localhost"]}
+catalog: {folders: [.], endpoints: {hf: %[6]q}}
 pools:
   - {id: writer, model: {id: writer, ref: "file:writer.gguf"}, ctx: 256, device: [0], lifecycle: on_demand, provisioning: {mode: binary, path: %[2]q, args: %[3]s}}
   - {id: coder, model: {id: coder, ref: "file:coder.gguf"}, ctx: 256, device: [1], provisioning: {mode: binary, path: %[2]q, args: %[3]s}}
-  - {id: lab, model: {id: lab, ref: label}, queue: {capacity: 2000}, provisioning: {mode: external, urls: [%[4]q]}}
+  - {id: lab, model: {id: lab, ref: label}, queue: {capacity: 2000}, timeouts: {wall: 10m, idle: 10m}, provisioning: {mode: external, urls: [%[4]q]}}
   - {id: quick, model: {id: quick, ref: label}, provisioning: {mode: external, urls: %[5]s}}
 `
 
@@ -50,6 +54,7 @@ type box struct {
 	dir    string
 	env    map[string]string
 	fake   *fakeengine.Engine // of pool lab: one slot
+	hub    *source.Source     // of models
 	addr   string
 	config string
 	served *daemon.Daemon
@@ -96,9 +101,12 @@ func newBox(t testing.TB) *box {
 		t.Cleanup(func() { end(s) })
 		quick = append(quick, s.URL)
 	}
+	x.hub, err = source.Hub()
+	require.NoError(t, err)
+	t.Cleanup(func() { end(x.hub.Server) })
 	urls, err := json.Marshal(quick)
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(x.config, fmt.Appendf(nil, config, x.addr, exe, args, slow.URL, urls), 0o600))
+	require.NoError(t, os.WriteFile(x.config, fmt.Appendf(nil, config, x.addr, exe, args, slow.URL, urls, x.hub.Server.URL), 0o600))
 	x.env = map[string]string{"LD_LIBRARY_PATH": lib, nvmlstub.Env: state}
 	t.Cleanup(func() { lab.Close() })
 	x.serve("")
@@ -187,8 +195,12 @@ func TestPage(t *testing.T) {
 		{"a click cancels a task", (*box).cancels},
 		{"the queue is long", (*box).longQueue},
 		{"a task has its receipt, its proof and its reasons", (*box).details},
+		{"the task that was asked for last is shown", (*box).lastWanted},
 		{"models are loaded and unloaded", (*box).switches},
+		{"a model is fetched", (*box).fetches},
 		{"the playground asks two models", (*box).playground},
+		{"the playground asks once", (*box).asksOnce},
+		{"a link of another site leads to the page", (*box).linked},
 		{"the log follows the server", (*box).logs},
 		{"by keyboard alone", (*box).keyboard},
 		{"everything is accessible", (*box).accessible},
@@ -316,9 +328,13 @@ func (x *box) details() {
 	x.b.run(chromedp.Click(chromedp.CSS("[data-do=why]")))
 	x.b.says("#task-said", "It would run on lab-0")
 	x.b.says("#task-why", "chosen: lab-0")
-	before := js[string](x.b, "[...document.querySelectorAll('#task-body dt')].find((e) => e.textContent === 'transcript sha256').nextSibling.textContent")
+	x.b.says("#task-why", "Why it ran on lab-0")
 	x.b.run(chromedp.Click(chromedp.CSS("[data-do=replay]")))
-	x.b.says("#task-said", before[:12])
+	x.b.says("#task-said", "The same transcript as before")
+	x.fake.SetScript(fakeengine.Script{Text: []string{"something ", "else "}}) // a replica that breaks its promise
+	x.b.run(chromedp.Click(chromedp.CSS("[data-do=replay]")))
+	x.b.says("#task-said", "Another transcript than before")
+	x.fake.Reset()
 	x.b.run(chromedp.Click(chromedp.CSS("[data-do=close]")))
 	x.b.until("!document.getElementById('task').open")
 }
@@ -343,6 +359,7 @@ func (x *box) switches() {
 	x.b.says("[data-group=swaps]", "1 task waits for it")
 	x.b.says("[data-group=recent] [data-key=wakes]", "completed")
 	x.b.says("[data-group=sessions]", "00000000-0000-4000-8000-000000000001")
+	x.b.until("/49\\d\\d tokens/.test(document.querySelector('[data-group=sessions]').textContent)") // of 5000
 }
 
 func (x *box) playground() {
@@ -360,7 +377,7 @@ func (x *box) playground() {
 	}
 	// Stop is a cancel.
 	x.fake.SetScript(fakeengine.Script{Stepped: true})
-	x.b.run(chromedp.SetValue(chromedp.CSS("#play [name=second]"), ""), chromedp.Click(chromedp.CSS("#play [type=submit]")))
+	x.b.run(chromedp.SetValue(chromedp.CSS("#play [name=second]"), ""), chromedp.Focus(chromedp.CSS("#words")), chromedp.KeyEvent(kb.Enter, chromedp.KeyModifiers(chromedp.ModifierCtrl)))
 	x.b.until("!document.getElementById('halt').disabled")
 	x.b.run(chromedp.Click(chromedp.CSS("#halt")))
 	x.b.says("[data-facts=first]", "canceled")
@@ -486,6 +503,7 @@ func (x *box) login() {
 	x.b.run(chromedp.SendKeys(chromedp.CSS("#token"), token+kb.Enter))
 	x.b.says("#link", "live")
 	require.Empty(x.t, js[string](x.b, "document.cookie"), "no script sees the cookie")
+	x.linked()
 	x.b.run(chromedp.Navigate(x.url("/#tasks")))
 	x.b.until("document.querySelector('#tasks-rows [data-task=after]')")
 	x.served.Kill()

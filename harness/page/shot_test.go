@@ -27,7 +27,7 @@ import (
 // The images of the documents are no larger than this.
 const (
 	maxShot = 150_000
-	maxFilm = 450_000
+	maxFilm = 480_000
 )
 
 // shots makes the images of the documents, where it is asked to.
@@ -142,7 +142,7 @@ type film struct {
 }
 
 // frameEvery is how often the page is looked at, at most.
-const frameEvery = 250 * time.Millisecond
+const frameEvery = time.Second / 2
 
 // roll films for a while.
 func (f *film) roll(during time.Duration) {
@@ -160,7 +160,7 @@ func (f *film) roll(during time.Duration) {
 
 // gif has of each frame the part that changed, and there what stayed as it was is transparent.
 func (f *film) gif() ([]byte, error) {
-	const drawn = 127 // colours, and one for what stays
+	const drawn = 63 // colours, and one for what stays
 	colours := coloursOf(f.frames, drawn)
 	colours.palette = append(colours.palette, color.RGBA{})
 	out := gif.GIF{}

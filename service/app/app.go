@@ -31,7 +31,6 @@ import (
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
-	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/supply/fetch"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/supply/provision"
@@ -69,7 +68,8 @@ type App struct {
 	stopped  bool          // while turn is held
 
 	// record
-	ledger    *sqlite.Ledger
+	ledger    record
+	owner     string // this daemon, as the ledger knows it
 	artifacts *artifact.Store
 	// supply
 	policy  *policy.Policy
@@ -100,7 +100,7 @@ type App struct {
 	server   *http.Server
 	listener *port.Listener
 	serving  sync.WaitGroup
-	failed   chan error // the server gave up; a place for each listener
+	failed   chan error // the server gave up, or the ledger is another's; a place for each
 }
 
 // New makes the parts of an orchestrator and joins them. It takes the data folder and its ledger, and gives them back when it fails.
@@ -116,7 +116,7 @@ func New(o Options) (_ *App, err error) {
 		o.Out = io.Discard
 	}
 	a := &App{
-		log: o.Log.Named("app"), registry: observe.NewRegistry(o.Log.Named("observe")), setup: control.NewSetup(o.Config), turn: make(chan struct{}, 1), failed: make(chan error, 2),
+		log: o.Log.Named("app"), registry: observe.NewRegistry(o.Log.Named("observe")), setup: control.NewSetup(o.Config), turn: make(chan struct{}, 1), failed: make(chan error, 3),
 	}
 	if o.SelfTest {
 		a.heard, o.Log = selftest.Listen(o.Log)

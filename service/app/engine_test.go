@@ -29,20 +29,20 @@ import (
 	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
 
-// records keeps what was prepared.
-type records struct {
+// preparations keeps what was prepared.
+type preparations struct {
 	mu   sync.Mutex
 	list []provision.Prepared
 }
 
-func (r *records) Prepared(e provision.Prepared) error {
+func (r *preparations) Prepared(e provision.Prepared) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.list = append(r.list, e)
 	return nil
 }
 
-func (r *records) Checked(string, bool) {}
+func (r *preparations) Checked(string, bool) {}
 
 func script(t *testing.T, path, text string) {
 	t.Helper()
@@ -100,7 +100,7 @@ pools:
 	require.Empty(t, control.Missing(plans[0]))
 	require.Contains(t, plans[0].String(), "source="+model+",target=/models/model.gguf,readonly")
 
-	kept := &records{}
+	kept := &preparations{}
 	a, err := New(Options{
 		Config: c, Log: zap.NewNop(), Env: func(string) string { return "" },
 		Engines: provision.Options{CacheDir: filepath.Join(dir, "cache"), Decide: provision.ByHand{}, Record: kept},
@@ -186,7 +186,7 @@ pools:
 	require.NoError(t, err)
 	a, err := New(Options{
 		Config: c, Log: zap.NewNop(), Env: func(string) string { return "" },
-		Engines: provision.Options{CacheDir: filepath.Join(dir, "cache"), Decide: provision.ByHand{}, Record: &records{}},
+		Engines: provision.Options{CacheDir: filepath.Join(dir, "cache"), Decide: provision.ByHand{}, Record: &preparations{}},
 	})
 	require.NoError(t, err)
 	require.NoError(t, a.Start(t.Context()))

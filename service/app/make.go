@@ -32,8 +32,6 @@ import (
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
-	"github.com/llama-orch/llama-orch/service/record/bundle"
-	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/task"
 	"github.com/llama-orch/llama-orch/service/tracing"
@@ -86,34 +84,6 @@ func (a *App) takeFolder() error {
 		return err
 	}
 	a.cleanup.push("unlock the data folder", func(context.Context) error { return folder.Close() })
-	return nil
-}
-
-// openLedger opens the record of tasks. Where the options say so, it sets the old one aside first.
-func (a *App) openLedger() (err error) {
-	c := a.o.Config
-	path := filepath.Join(c.DataDir, sqlite.FileName)
-	if a.o.LedgerAside {
-		moved, err := sqlite.Aside(path, time.Now())
-		if err != nil {
-			return err
-		}
-		if moved != "" {
-			a.log.Warn("the ledger was set aside, and a new one is begun", zap.String("moved_to", moved))
-		}
-	}
-	o := sqlite.Options{
-		Path: path, Log: a.o.Log, Registerer: a.registry, RetainAge: c.Ledger.RetainAge, RetainBytes: int64(c.Ledger.RetainBytes), Now: time.Now,
-		Bundles: &bundle.Keep{Prompts: c.Artifacts.KeepPrompts, Transcripts: c.Artifacts.KeepTranscripts},
-	}
-	if c.Artifacts.KeepProofs {
-		o.BeforeForgetting = a.artifacts.KeepBundles
-	}
-	a.ledger, err = sqlite.Open(o)
-	if err != nil {
-		return fmt.Errorf("open the ledger: %w", err)
-	}
-	a.cleanup.push("close the ledger", func(context.Context) error { return a.ledger.Close() })
 	return nil
 }
 

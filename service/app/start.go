@@ -128,7 +128,7 @@ func (a *App) startFleet(ctx context.Context) error {
 
 // recover takes up what the run before left.
 func (a *App) recover(ctx context.Context) error {
-	left, err := a.ledger.Claim(ctx, owner())
+	left, err := a.ledger.Claim(ctx, a.owner)
 	if err != nil {
 		return fmt.Errorf("take over the tasks of the run before: %w", err)
 	}

@@ -198,11 +198,24 @@ type Night struct {
 	PricePerKWh float64 `yaml:"price_per_kwh" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"A kilowatt-hour in that time."`
 }
 
-// Ledger says how long finished tasks are remembered (LO-202).
+// Ledger says how long finished tasks are remembered (LO-202), and where.
 type Ledger struct {
+	Postgres    Postgres      `yaml:"postgres" jsonschema_description:"Keep the record in a PostgreSQL database instead of the data folder. Left out: it is the file state.db there."`
 	RetainAge   time.Duration `yaml:"retain_age" jsonschema:"default=168h" jsonschema_description:"How long a finished task and its stream can be read again."`
 	RetainBytes int           `yaml:"retain_bytes" jsonschema:"default=1073741824,minimum=1048576,maximum=1125899906842624" jsonschema_description:"What tasks may take on the disk, in bytes. Beyond that the oldest finished ones go."`
 }
+
+// Postgres names a database (LO-703).
+type Postgres struct {
+	DSNEnv      string `yaml:"dsn_env" jsonschema:"pattern=^[A-Za-z_][A-Za-z0-9_]*$" jsonschema_description:"Name of the environment variable that holds the DSN, such as postgres://USER:PASSWORD@HOST:5432/DATABASE?sslmode=verify-full. The DSN itself is never in this file."`
+	Schema      string `yaml:"schema" jsonschema:"default=llorch,pattern=^[a-z_][a-z0-9_]*$,maxLength=63" jsonschema_description:"The schema of the tables. It is made where it is missing."`
+	Connections int    `yaml:"connections" jsonschema:"default=8,minimum=2,maximum=64" jsonschema_description:"How many connections the daemon opens at most. One of them writes."`
+
+	DSN Secret `yaml:"-"` // from the variable; empty: not set
+}
+
+// On reports whether the record is in a database.
+func (p Postgres) On() bool { return p.DSNEnv != "" }
 
 // Policy says which calls may leave the machine (ORCH-3080).
 type Policy struct {

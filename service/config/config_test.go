@@ -86,7 +86,8 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, config.Rates{Interactive: config.Rate{Burst: 1}, Batch: config.Rate{Burst: 1}}, c.Rates)
 	require.Equal(t, config.Sessions{TTL: 10 * time.Minute, MaxTurns: 8, MaxSessions: 1024}, c.Sessions)
 	require.Equal(t, config.Budgets{Token: config.TokenBudget{Renew: 24 * time.Hour}}, c.Budgets)
-	require.Equal(t, config.Ledger{RetainAge: 168 * time.Hour, RetainBytes: 1 << 30}, c.Ledger)
+	require.Equal(t, config.Ledger{RetainAge: 168 * time.Hour, RetainBytes: 1 << 30, Postgres: config.Postgres{Schema: "llorch", Connections: 8}}, c.Ledger)
+	require.False(t, c.Ledger.Postgres.On())
 	require.Equal(t, config.Swap{
 		MaxWait: 30 * time.Second, MaxWaitBehindBatch: 5 * time.Second, MaxWaitBatch: 10 * time.Minute, MinTurn: 20 * time.Second, Linger: 30 * time.Second,
 	}, c.Swap)
@@ -113,7 +114,7 @@ limits: {body_bytes: 2048, prompt_bytes: 1024, inputs: 8}
 rates: {batch: {per_second: 0.5, burst: 3}}
 sessions: {ttl: 1h, max_turns: 20, max_sessions: 5}
 budgets: {session: {tokens: 2000, time_ms: 30000, cost: 0.5}, token: {tokens: 9007199254740991, time_ms: 1, cost: 2.25, renew: 1h}}
-ledger: {retain_age: 720h, retain_bytes: 1048576}
+ledger: {retain_age: 720h, retain_bytes: 1048576, postgres: {dsn_env: MY_DSN, schema: tasks_1, connections: 3}}
 swap: {max_wait: 1m, max_wait_behind_batch: 4s, max_wait_batch: 2m, min_turn: 3s, linger: 5s}
 sampler_profiles:
   exponent: {temperature: 5e-1, top_k: 0x10}
@@ -141,13 +142,17 @@ pools:
     timeouts: {wall: 1h30m, idle: 500ms}
   - {id: slow, model: {ref: file:///abs/x%20y.GGUF, id: x}, device: cpu, pace: 2.5}
   - {id: far, model: {ref: mistral, name: org/mistral}, slots: 2, provisioning: {mode: external, key_env: FAR_KEY, urls: ["http://Host:9700/", "https://other"]}}
-`, "MY_TOKEN", "correct-horse", "FAR_KEY", "sk-far")
+`, "MY_TOKEN", "correct-horse", "FAR_KEY", "sk-far", "MY_DSN", "postgres://a:b@c/d")
 	require.Equal(t, "[::1]:0", c.BindAddr)
 	require.True(t, c.Loopback())
 	require.Equal(t, "/etc/llama-orch/state", c.DataDir)
 	require.Equal(t, 2048, parse(t, "limits: {body_bytes: 2048}\n"+minimal).Limits.PromptBytes, "a prompt comes in a body")
 	require.Equal(t, config.Rates{Interactive: config.Rate{Burst: 1}, Batch: config.Rate{PerSecond: 0.5, Burst: 3}}, c.Rates)
-	require.Equal(t, config.Ledger{RetainAge: 720 * time.Hour, RetainBytes: 1 << 20}, c.Ledger)
+	require.Equal(t, config.Ledger{
+		RetainAge: 720 * time.Hour, RetainBytes: 1 << 20,
+		Postgres: config.Postgres{DSNEnv: "MY_DSN", Schema: "tasks_1", Connections: 3, DSN: "postgres://a:b@c/d"},
+	}, c.Ledger)
+	require.NotContains(t, fmt.Sprintf("%+v %#v", c, c), "a:b@c")
 	require.Equal(t, config.Secret("correct-horse"), c.Token)
 	require.Equal(t, []string{"http://homeassistant.local:8123", "https://page.lan", "capacitor://localhost"}, c.CORS.Origins)
 	require.Equal(t, config.SamplerProfile{TopP: 1, MinP: 0.1, RepeatPenalty: 1.1}, c.Profile(c.Pools[0]))

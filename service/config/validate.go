@@ -39,6 +39,9 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 	c.tracing(ps)
 	c.energy(ps)
 	c.token(ps, env)
+	if c.Ledger.Postgres.On() {
+		c.Ledger.Postgres.DSN = Secret(env(c.Ledger.Postgres.DSNEnv))
+	}
 	if !c.where.set("limits.prompt_bytes") { // who takes smaller bodies means it
 		c.Limits.PromptBytes = min(c.Limits.PromptBytes, c.Limits.BodyBytes)
 	}

@@ -269,18 +269,20 @@ func TestAnExternalPoolComesBackFromADrain(t *testing.T) {
 // LO-502
 func TestAnExplanationIsOfThePoolsAsTheyAre(t *testing.T) {
 	_, url := engineOf(t)
-	o := operate(t, external("a", url), external("down", "http://127.0.0.1:1"), "  - {id: open, model: {id: m-open, ref: label}, provisioning: {mode: external}}\n")
+	loads, slow := engineOf(t)
+	loads.SetHealth(fakeengine.Health{Loading: true}) // for good: one that is not there comes to be called failed
+	o := operate(t, external("a", url), external("loads", slow), "  - {id: open, model: {id: m-open, ref: label}, provisioning: {mode: external}}\n")
 	o.readies("a")
 	e, err := o.operator.Explain(t.Context(), task.Request{ModelRef: "m-a", Workload: task.Completion})
 	require.NoError(t, err)
 	require.Equal(t, api.Explanation{PoolID: "a", ReplicaID: "a-0", Candidates: []api.CandidateView{
 		{PoolID: "a", ReplicaID: "a-0", Chosen: true, Reasons: []string{"it is the only one that can take the task now"}},
 	}}, e)
-	e, err = o.operator.Explain(t.Context(), task.Request{ModelRef: "m-down", Workload: task.Completion})
+	e, err = o.operator.Explain(t.Context(), task.Request{ModelRef: "m-loads", Workload: task.Completion})
 	require.NoError(t, err)
 	require.Empty(t, e.PoolID, "a task would be refused, with POOL_UNREADY")
 	require.Empty(t, e.ReplicaID)
-	require.Regexp(t, "^pool 'down' is loading", e.Candidates[0].Reasons[0])
+	require.Regexp(t, "^pool 'loads' is loading", e.Candidates[0].Reasons[0])
 	e, err = o.operator.Explain(t.Context(), task.Request{ModelRef: "m-open", Workload: task.Completion})
 	require.NoError(t, err)
 	require.Len(t, e.Candidates, 1)

@@ -98,7 +98,7 @@ func (f views) Ready(ctx context.Context) error {
 		return task.Errorf(task.ShuttingDown, "the orchestrator is stopping").Retry(5 * time.Second)
 	}
 	if err := f.ledger.Writable(ctx); err != nil {
-		why := task.Errorf(task.LedgerUnavailable, "the record of tasks cannot be written, so no task is accepted: make room on the disk of the data folder; the orchestrator's log has the cause").
+		why := task.Errorf(task.LedgerUnavailable, "the record of tasks cannot be written, so no task is accepted: make room on the disk of the data folder, or see to the database that ledger.postgres names; the orchestrator's log has the cause").
 			Retry(time.Second).Because(err)
 		why.Reasons = []task.Reason{{Code: why.Code, Message: why.Message}}
 		return why

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -25,10 +26,11 @@ const (
 
 // aside takes audit lines into a file where the output does not. The buffer's mutex guards it.
 type aside struct {
-	path   string // empty: nothing is put aside
-	news   *sync.Cond
-	closed chan struct{} // ends the watch
-	count  int           // lines in the file of which the log has not said so yet
+	path    string // empty: nothing is put aside
+	news    *sync.Cond
+	closed  chan struct{} // ends the watch
+	watched chan struct{} // closed when the watch has ended
+	count   int           // lines in the file of which the log has not said so yet
 }
 
 // Aside has a file take the audit lines that the output does not take within seconds, or before Close (LO-622). It is made when the first one comes, and gets
@@ -36,15 +38,16 @@ type aside struct {
 func (b *Buffer) Aside(path string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.aside = aside{path: path, news: sync.NewCond(&b.mu), closed: make(chan struct{})}
-	go b.watch(b.aside.closed) // until Close
+	b.aside = aside{path: path, news: sync.NewCond(&b.mu), closed: make(chan struct{}), watched: make(chan struct{})}
+	go b.watch(b.aside.closed, b.aside.watched) // joined by Close
 }
 
 // watch puts audit lines aside that have waited too long.
-func (b *Buffer) watch(closed chan struct{}) {
+func (b *Buffer) watch(closed, watched chan struct{}) {
+	defer close(watched)
 	for {
 		b.mu.Lock()
-		for !b.over && !b.audits() {
+		for !b.over && len(b.audits()) == 0 {
 			b.aside.news.Wait()
 		}
 		over, before := b.over, b.writes
@@ -66,56 +69,49 @@ func (b *Buffer) watch(closed chan struct{}) {
 	}
 }
 
-// audits reports whether an audit line waits that is not in the file. The caller holds mu.
-func (b *Buffer) audits() bool {
-	for _, of := range [][]waiting{b.writing, b.lines} {
-		for i := range of {
-			if of[i].kind == audit && !of[i].aside {
-				return true
+// audits are the audit lines that wait and are not in the file. The caller holds mu.
+func (b *Buffer) audits() (all []*waiting) {
+	for _, of := range [][]*waiting{b.writing, b.lines} {
+		for _, l := range of {
+			if l.kind == audit && !l.aside {
+				all = append(all, l)
 			}
 		}
 	}
-	return false
+	return all
 }
 
-// putAside moves the audit lines that wait to the file. Those within a write that does not end are only copied, since the output may take them yet.
+// putAside writes the audit lines that wait to the file. They go on waiting until the file has them: if the output takes them first, both have them, and
+// none is ever in neither.
 func (b *Buffer) putAside() {
+	b.filing.Lock()
+	defer b.filing.Unlock()
 	b.mu.Lock()
-	var text []byte
-	var copied []*waiting
-	for i := range b.writing {
-		if l := &b.writing[i]; l.kind == audit && !l.aside {
-			l.aside, copied, text = true, append(copied, l), append(text, l.text...)
-		}
-	}
-	var moved, left []waiting
-	for _, l := range b.lines {
-		if l.kind == audit {
-			moved, text = append(moved, l), append(text, l.text...)
-		} else {
-			left = append(left, l)
-		}
-	}
-	b.lines = left
-	path := b.aside.path
+	lines, path := b.audits(), b.aside.path
 	b.mu.Unlock()
-	if len(text) == 0 {
+	if len(lines) == 0 {
 		return
 	}
-	_, err := contain.Try(func() (struct{}, error) { return struct{}{}, appendBounded(path, text) }) // a disk that is full: they go on waiting
+	var text []byte
+	for _, l := range lines {
+		text = append(text, l.inJSON...)
+	}
+	_, err := contain.Try(func() (struct{}, error) { return struct{}{}, appendBounded(path, text) })
+	if err != nil {
+		return // the disk is full: they are tried again
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err != nil {
-		b.lines = append(moved, b.lines...)
-		for _, l := range copied {
-			l.aside = false
+	for _, l := range lines {
+		l.aside = true
+	}
+	b.lines = slices.DeleteFunc(b.lines, func(l *waiting) bool {
+		if l.aside {
+			b.bytes -= len(l.text)
 		}
-		return
-	}
-	for _, l := range moved {
-		b.bytes -= len(l.text)
-	}
-	b.aside.count += len(copied) + len(moved)
+		return l.aside
+	})
+	b.aside.count += len(lines)
 	b.idle = len(b.lines)+len(b.writing) == 0
 	b.moved.Broadcast()
 }
@@ -135,21 +131,37 @@ func appendBounded(path string, text []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
+// note is what a line of the log about itself says: what the log does not have.
+type note struct {
+	lost  [2]int // plain and narrated lines that were dropped
+	aside int    // lines in the file
+	told  func() // gives the line to the tail
+}
+
 // notes are the lines about lines that the log does not have. The caller holds mu.
 func (b *Buffer) notes() {
-	var notes []waiting
+	var notes []*waiting
+	add := func(n note, msg string, fields ...zap.Field) {
+		text, told := b.says(msg, fields...)
+		n.told = told
+		b.bytes += len(text)
+		notes = append(notes, &waiting{kind: plain, text: text, note: &n})
+	}
 	if b.lost != [2]int{} {
-		notes = append(notes, waiting{kind: plain, text: b.says("log lines were dropped, since the log was not read or could not be written",
-			zap.Int("plain", b.lost[plain]), zap.Int("narrated", b.lost[narrated]))})
+		add(note{lost: b.lost}, "log lines were dropped, since the log was not read or could not be written", zap.Int("plain", b.lost[plain]), zap.Int("narrated", b.lost[narrated]))
 		b.lost = [2]int{}
 	}
 	if b.aside.count > 0 {
-		notes = append(notes, waiting{kind: plain, text: b.says("audit lines are in a file of the data folder, since the log was not read or could not be written",
-			zap.String("file", filepath.Base(b.aside.path)), zap.Int("lines", b.aside.count))})
+		add(note{aside: b.aside.count}, "audit lines are in a file of the data folder, since the log was not read or could not be written",
+			zap.String("file", filepath.Base(b.aside.path)), zap.Int("lines", b.aside.count))
 		b.aside.count = 0
 	}
-	for _, n := range notes {
-		b.bytes += len(n.text)
-	}
 	b.lines = append(notes, b.lines...)
+}
+
+// untold takes a note back that was not written: the next one says it too. The caller holds mu.
+func (b *Buffer) untold(n *note) {
+	b.lost[plain] += n.lost[plain]
+	b.lost[narrated] += n.lost[narrated]
+	b.aside.count += n.aside
 }

@@ -44,16 +44,16 @@ const auditKey = "audit"
 func Audit() zap.Field { return zap.Bool(auditKey, true) }
 
 // kindOf tells by its fields what a line is.
-func kindOf(fields []zapcore.Field) kind {
-	for _, f := range fields {
-		switch f.Key {
+func kindOf(fields []zapcore.Field) (k kind) {
+	for i := range fields {
+		switch fields[i].Key {
 		case "human":
-			return narrated
+			k = max(k, narrated)
 		case auditKey:
 			return audit
 		}
 	}
-	return plain
+	return k
 }
 
 // Buffer keeps lines until the output takes them, and never makes anyone wait for it. Lines for which there is no room are dropped and
@@ -65,30 +65,35 @@ type Buffer struct {
 
 	mu    sync.Mutex
 	moved *sync.Cond // there is something to write, or something was written
-	lines []waiting
+	lines []*waiting
 	bytes int    // of lines, and of those that are being written
 	lost  [2]int // plain and narrated lines that were dropped since the last line that says so
 	idle  bool   // everything was written
 	dead  bool   // the last write failed
 	over  bool   // closed
 
-	writing []waiting // what the write that goes on has
-	writes  int       // those that ended well
+	writing []*waiting // what the write that goes on has
+	writes  int        // those that ended well
 	aside   aside
-	says    func(msg string, fields ...zap.Field) []byte // makes a line of the buffer's own
+	says    func(msg string, fields ...zap.Field) (text []byte, told func()) // makes a line of the buffer's own, and what gives it to the tail
+
+	filing sync.Mutex // held while the file for audit lines is written; taken before mu
 }
 
+// waiting is a line. All but aside stays as it is; the buffer's mutex guards that.
 type waiting struct {
-	kind  kind
-	text  []byte
-	aside bool // a file has it
+	kind   kind
+	text   []byte
+	inJSON []byte // of an audit line: the one for the file
+	note   *note  // of a line of the buffer's own
+	aside  bool   // the file has it
 }
 
 // NewBuffer makes a buffer before an output, and begins to write.
 func NewBuffer(out io.Writer) *Buffer { return newBuffer(out, bufferBytes) }
 
 func newBuffer(out io.Writer, limit int) *Buffer {
-	b := &Buffer{out: out, limit: limit, idle: true, says: func(string, ...zap.Field) []byte { return nil }, dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
+	b := &Buffer{out: out, limit: limit, idle: true, says: func(string, ...zap.Field) ([]byte, func()) { return nil, func() {} }, dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "llorch_log_lines_dropped_total",
 		Help: "Log lines that were dropped, because nobody read the log or because it could not be written.",
 	}, []string{"kind"})}
@@ -103,7 +108,7 @@ func newBuffer(out io.Writer, limit int) *Buffer {
 var kindNames = [...]string{plain: "plain", narrated: "narrated"}
 
 // speak tells the buffer how its own lines look.
-func (b *Buffer) speak(says func(msg string, fields ...zap.Field) []byte) {
+func (b *Buffer) speak(says func(msg string, fields ...zap.Field) (text []byte, told func())) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.says = says
@@ -114,12 +119,12 @@ func (b *Buffer) Dropped() prometheus.Collector { return b.dropped }
 
 // Write takes text that is no line of the log, such as a table. It never fails.
 func (b *Buffer) Write(text []byte) (int, error) {
-	b.put(plain, append([]byte(nil), text...))
+	b.put(plain, append([]byte(nil), text...), nil)
 	return len(text), nil
 }
 
-// put takes a line, which the caller must not change any more.
-func (b *Buffer) put(k kind, text []byte) {
+// put takes a line, which the caller must not change any more. That of an audit line is wanted in JSON too.
+func (b *Buffer) put(k kind, text, inJSON []byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.over {
@@ -133,7 +138,7 @@ func (b *Buffer) put(k kind, text []byte) {
 		b.drop(k)
 		return
 	}
-	b.lines, b.bytes, b.idle = append(b.lines, waiting{kind: k, text: text}), b.bytes+len(text), false
+	b.lines, b.bytes, b.idle = append(b.lines, &waiting{kind: k, text: text, inJSON: inJSON}), b.bytes+len(text), false
 	b.moved.Broadcast()
 	if k == audit && b.aside.news != nil {
 		b.aside.news.Broadcast()
@@ -167,20 +172,26 @@ func (b *Buffer) Sync() error {
 	return nil
 }
 
-// Close waits a moment until all lines are written. Later ones are not.
+// Close waits a moment until all lines are written. Later ones are not. Audit lines that the output does not take are in the file when it returns.
 func (b *Buffer) Close() error {
 	err := b.Sync()
-	if err != nil && b.aside.path != "" {
+	b.mu.Lock()
+	files := b.aside.path != ""
+	b.mu.Unlock()
+	if err != nil && files {
 		b.putAside()
 	}
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.aside.path != "" && !b.over {
+	if files && !b.over {
 		close(b.aside.closed)
 		b.aside.news.Broadcast()
 	}
 	b.over = true
 	b.moved.Broadcast()
+	b.mu.Unlock()
+	if files {
+		<-b.aside.watched
+	}
 	return err
 }
 
@@ -199,25 +210,28 @@ func (b *Buffer) run() {
 }
 
 // written notes how a write of these lines went: so many bytes were taken. It returns how many of the lines are to be written again.
-func (b *Buffer) written(lines []waiting, n int, err error) (again int) {
+func (b *Buffer) written(lines []*waiting, n int, err error) (again int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.dead, b.writing = err != nil, nil
 	if err == nil {
 		b.writes++
 	}
-	var kept []waiting
+	var kept []*waiting
 	for _, l := range lines {
 		n -= len(l.text)
-		switch {
-		case err == nil || n >= 0:
-			b.bytes -= len(l.text)
-		case l.aside:
-			b.bytes -= len(l.text)
-		case l.kind == audit:
+		taken := err == nil || n >= 0
+		if !taken && l.kind == audit && !l.aside {
 			kept = append(kept, l)
-		default:
-			b.bytes -= len(l.text)
+			continue
+		}
+		b.bytes -= len(l.text)
+		switch {
+		case l.note != nil && taken:
+			l.note.told()
+		case l.note != nil:
+			b.untold(l.note)
+		case !taken && !l.aside:
 			b.drop(l.kind)
 		}
 	}
@@ -229,7 +243,7 @@ func (b *Buffer) written(lines []waiting, n int, err error) (again int) {
 
 // take waits for lines and returns the next ones, with their text. If lines were dropped, it begins with one that says how many. After Close
 // it returns none.
-func (b *Buffer) take() (lines []waiting, text []byte) {
+func (b *Buffer) take() (lines []*waiting, text []byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for len(b.lines) == 0 && !b.over {

@@ -101,9 +101,9 @@ func TestABufferOutlivesAnOutputThatFails(t *testing.T) {
 
 func outlives(t *testing.T, out *slow) {
 	b := newBuffer(out, 64<<10)
-	b.put(audit, []byte("a\n"))
-	b.put(plain, []byte("p\n"))
-	b.put(audit, []byte("b\n"))
+	b.put(audit, []byte("a\n"), nil)
+	b.put(plain, []byte("p\n"), nil)
+	b.put(audit, []byte("b\n"), nil)
 	close(out.open)
 	require.Eventually(t, func() bool { return strings.HasSuffix(out.String(), "b\n") }, 4*auditRetry, auditRetry/50)
 	require.Equal(t, 1, strings.Count(out.String(), "a\n"))
@@ -161,8 +161,8 @@ func TestAuditLinesOfTheEndGoAside(t *testing.T) {
 	path := filepath.Join(dir, "audit.log")
 	b := newBuffer(out, 64<<10)
 	b.Aside(path)
-	b.put(audit, []byte("a\n"))
-	b.put(audit, []byte("b\n"))
+	b.put(audit, []byte("A\n"), []byte("a\n"))
+	b.put(audit, []byte("B\n"), []byte("b\n"))
 	b.putAside()
 	require.Zero(t, linesOf(path), "there is no folder yet")
 	require.NoError(t, os.Mkdir(dir, 0o700))

@@ -55,19 +55,19 @@ var levels = map[zapcore.Level]struct{ name, colour string }{
 	zapcore.ErrorLevel: {"ERROR", "\x1b[31m"},
 }
 
-// unsaid are fields that a console leaves out everywhere: the sentence says them, or the task's short id stands for them.
-func unsaid(key string) bool {
+// unsaid are fields that a console leaves out: the sentence of a narrated line says them, or the task's short id stands for them.
+func unsaid(key string, narrated bool) bool {
 	switch key {
-	case "human", "actor", "action", "target", "job_id", auditKey:
+	case "human", "job_id", auditKey:
 		return true
 	}
-	return false
+	return narrated && key != "task" && key != "code"
 }
 
 // EncodeEntry implements zapcore.Encoder.
 func (e *consoleEncoder) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field) (*buffer.Buffer, error) {
 	line := consoleBuffers.Get()
-	human, job, short := "", "", false
+	human, job, short, tester, audited := "", "", false, false, e.kept.Fields[auditKey] != nil
 	for i := range fields {
 		switch f := &fields[i]; f.Key {
 		case "human":
@@ -77,10 +77,13 @@ func (e *consoleEncoder) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field
 		case "task":
 			short = true
 		case "actor":
-			if f.String == selfTester {
-				return line, nil // the self-test says itself how it went
-			}
+			tester = f.String == selfTester
+		case auditKey:
+			audited = true
 		}
+	}
+	if tester && human != "" && !audited {
+		return line, nil // the self-test says itself how it went
 	}
 	line.AppendTime(entry.Time.Local(), "15:04:05.000")
 	level, ok := levels[entry.Level]
@@ -111,7 +114,7 @@ func (e *consoleEncoder) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field
 		}
 	}
 	if len(e.kept.Fields) > 0 {
-		if err := e.rest(line, e.kept); err != nil {
+		if err := e.rest(line, e.kept, false); err != nil {
 			line.Free()
 			return nil, err
 		}
@@ -130,7 +133,7 @@ const selfTester = "self-test"
 
 // field writes a field. A narrated line has but its task, the replica, and a code: its sentence says the rest.
 func (e *consoleEncoder) field(line *buffer.Buffer, f *zapcore.Field, narrated bool) error {
-	if unsaid(f.Key) || narrated && f.Key != "task" && f.Key != "code" {
+	if unsaid(f.Key, narrated) {
 		return nil
 	}
 	switch f.Type {
@@ -157,7 +160,7 @@ func (e *consoleEncoder) field(line *buffer.Buffer, f *zapcore.Field, narrated b
 	default:
 		one := zapcore.NewMapObjectEncoder()
 		f.AddTo(one)
-		return e.rest(line, one)
+		return e.rest(line, one, narrated)
 	}
 	return nil
 }
@@ -172,14 +175,14 @@ func ofTask(key string) bool {
 }
 
 // rest writes fields of other types, sorted.
-func (e *consoleEncoder) rest(line *buffer.Buffer, of *zapcore.MapObjectEncoder) error {
+func (e *consoleEncoder) rest(line *buffer.Buffer, of *zapcore.MapObjectEncoder, narrated bool) error {
 	keys := make([]string, 0, len(of.Fields))
 	for k := range of.Fields {
 		keys = append(keys, k)
 	}
 	slices.Sort(keys)
 	for _, k := range keys {
-		if unsaid(k) {
+		if unsaid(k, narrated) {
 			continue
 		}
 		e.key(line, k)
@@ -217,7 +220,7 @@ func (e *consoleEncoder) key(line *buffer.Buffer, key string) {
 
 // value writes a text, in quotes where it would not be told from what follows. A UUID is shortened, as everywhere on a console.
 func (e *consoleEncoder) value(line *buffer.Buffer, text string) {
-	if len(text) == uuidLength {
+	if isUUID(text) && !e.redactor.findsIn([]byte(text)) { // else what is left of a secret would not be found
 		text = shortID(text)
 	}
 	if text == "" || strings.ContainsAny(text, " =\"") || !printable(text) {

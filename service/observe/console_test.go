@@ -41,7 +41,7 @@ func TestAConsoleShowsSentences(t *testing.T) {
 	lines := console(t, observe.Options{}, func(log *zap.Logger) {
 		n := observe.NewNarrator(log.Named("scheduler"))
 		n.StreamEnded(j, "")
-		n.Refused(j, task.AdmissionReject)
+		n.Refused(j, task.Errorf(task.AdmissionReject, "the queue of pool %s is full", j.PoolID))
 		tester := j
 		tester.Actor = "self-test"
 		n.StreamEnded(tester, "")
@@ -141,4 +141,35 @@ func TestTheJournalIsToldOfLevels(t *testing.T) {
 	text, err := first.JSON()
 	require.NoError(t, err)
 	require.True(t, json.Valid(text), "who reads over the API gets no priorities")
+}
+
+// An audit line has no sentence, so it shows who did what, and to what.
+//
+// LO-620
+func TestAConsoleShowsWhoDidWhat(t *testing.T) {
+	lines := console(t, observe.Options{}, func(log *zap.Logger) {
+		fields := []zap.Field{zap.String("actor", "token:abc123"), zap.String("action", "fetch"), zap.String("target", "https://x/y"), zap.String("decision", "allow")}
+		log.Named("policy").Info("a call was decided", append(fields, observe.Audit())...)
+		log.Named("batch").Info("a batch was accepted", zap.String("actor", "localhost"))
+		fields[0] = zap.String("actor", "self-test")
+		log.Info("a call was decided", append(fields, observe.Audit())...)
+		log.With(observe.Audit()).Info("told", append(fields, zap.String("human", "It was told."))...)
+	})
+	require.Len(t, lines, 4)
+	require.Contains(t, lines[0], "a call was decided  actor=token:abc123  action=fetch  target=https://x/y  decision=allow")
+	require.Contains(t, lines[1], "a batch was accepted  actor=localhost")
+	require.Contains(t, lines[2], "actor=self-test  action=fetch")
+	require.True(t, strings.HasSuffix(lines[3], "It was told."), lines[3])
+}
+
+// Only what has the shape of a UUID is shortened, and nothing of a secret is shown.
+//
+// LO-620
+func TestAConsoleShortensUUIDsAlone(t *testing.T) {
+	const token = "deadbeef-4a5b-4c6d-8e7f-0123456789ab"
+	lines := console(t, observe.Options{Redactor: observe.NewRedactor(token)}, func(log *zap.Logger) {
+		log.Info("m", zap.String("id", "c0ffee00-4a5b-4c6d-8e7f-0123456789ab"), zap.String("file", "file:/srv/models/qwen2.5-7b-q4km.ggu"), zap.String("odd", "a-cdefgh-jklmn-pqrstuvwx-z0123456789"),
+			zap.String("token", token), zap.Error(errors.New("write x.db: no space left on device")))
+	})
+	require.True(t, strings.HasSuffix(lines[0], `m  id=c0ffee00  file=file:/srv/models/qwen2.5-7b-q4km.ggu  odd=a-cdefgh-jklmn-pqrstuvwx-z0123456789  token=[redacted]  error="write x.db: no space left on device"`), lines[0])
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -51,7 +52,7 @@ func NewLogger(o Options) (*zap.Logger, error) {
 	}), o.Redactor}
 	c := &core{LevelEnabler: level, encoder: inJSON, tail: o.Tail, priorities: o.Style.Priorities}
 	if o.Style.Console {
-		c.encoder, c.kept = newConsoleEncoder(o.Redactor, o.Style.Colour), inJSON
+		c.encoder, c.inJSON = newConsoleEncoder(o.Redactor, o.Style.Colour), inJSON
 	}
 	if buffer, ok := o.Out.(*Buffer); ok {
 		c.out = buffer
@@ -64,14 +65,14 @@ func NewLogger(o Options) (*zap.Logger, error) {
 
 // output takes whole lines, which nobody changes any more.
 type output interface {
-	put(k kind, line []byte)
+	put(k kind, line, inJSON []byte)
 	Sync() error
 }
 
 // direct is an output for which everyone waits.
 type direct struct{ out zapcore.WriteSyncer }
 
-func (d *direct) put(_ kind, line []byte) { _, _ = d.out.Write(line) } // a log that cannot be written has nobody to tell
+func (d *direct) put(_ kind, line, _ []byte) { _, _ = d.out.Write(line) } // a log that cannot be written has nobody to tell
 
 func (d *direct) Sync() error { return d.out.Sync() }
 
@@ -80,27 +81,28 @@ type core struct {
 	zapcore.LevelEnabler
 
 	encoder    zapcore.Encoder
-	kept       zapcore.Encoder // of the tail's lines, where the output has no JSON; else nil
+	inJSON     zapcore.Encoder // for the tail and for the file of audit lines, where the output has no JSON; else nil
 	out        output
 	tail       *Tail
 	priorities bool
 	kind       kind // of all its lines, by the fields of With
+	size       int  // of the fields of With
 }
 
 // With implements zapcore.Core.
 func (c *core) With(fields []zapcore.Field) zapcore.Core {
 	with := *c
 	with.encoder = c.encoder.Clone()
-	if c.kept != nil {
-		with.kept = c.kept.Clone()
+	if c.inJSON != nil {
+		with.inJSON = c.inJSON.Clone()
 	}
 	for _, f := range fields {
 		f.AddTo(with.encoder)
-		if with.kept != nil {
-			f.AddTo(with.kept)
+		if with.inJSON != nil {
+			f.AddTo(with.inJSON)
 		}
 	}
-	with.kind = max(c.kind, kindOf(fields))
+	with.kind, with.size = max(c.kind, kindOf(fields)), c.size+sizeOf(fields)
 	return &with
 }
 
@@ -118,17 +120,27 @@ func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	if err != nil {
 		return err
 	}
-	if c.tail != nil && c.kept == nil {
-		c.tail.put(Line{Level: e.Level, text: line[c.prefix():]})
-	} else if c.tail != nil {
-		kept, err := keep(c.kept, e, fields)
-		if err != nil {
-			return err
+	k := max(c.kind, kindOf(fields))
+	inJSON := line[c.prefix():]
+	if c.inJSON != nil {
+		inJSON = nil
+		if k == audit {
+			if inJSON, err = encoded(c.inJSON, e, fields); err != nil {
+				return err
+			}
+		}
+	}
+	if c.tail != nil && !verbatim(fields) {
+		kept := Line{Level: e.Level, text: inJSON, size: len(inJSON)}
+		if inJSON == nil {
+			if kept, err = keep(c.inJSON, e, fields, c.size); err != nil {
+				return err
+			}
 		}
 		c.tail.put(kept)
 	}
 	if len(line) > c.prefix() {
-		c.out.put(max(c.kind, kindOf(fields)), line)
+		c.out.put(k, line, inJSON)
 	}
 	if e.Level > zapcore.ErrorLevel { // the process is about to end
 		return c.out.Sync()
@@ -159,11 +171,32 @@ func (c *core) prefix() int {
 	return 0
 }
 
-// own makes a line of the log about itself.
-func (c *core) own(msg string, fields ...zap.Field) []byte {
-	line, err := c.encode(zapcore.Entry{Level: zapcore.WarnLevel, Time: time.Now(), LoggerName: "log", Message: msg}, fields)
+// own makes a line of the log about itself, and what gives it to the tail.
+func (c *core) own(msg string, fields ...zap.Field) (text []byte, told func()) {
+	told = func() {}
+	e := zapcore.Entry{Level: zapcore.WarnLevel, Time: time.Now(), LoggerName: "log", Message: msg}
+	line, err := c.encode(e, fields)
 	if err != nil {
-		return nil
+		return nil, told
 	}
-	return line
+	if c.tail != nil {
+		inJSON := line[c.prefix():]
+		if c.inJSON != nil {
+			if inJSON, err = encoded(c.inJSON, e, fields); err != nil {
+				return nil, told
+			}
+		}
+		told = func() { c.tail.put(Line{Level: e.Level, text: inJSON, size: len(inJSON)}) }
+	}
+	return line, told
+}
+
+// encoded is a line of its own.
+func encoded(by zapcore.Encoder, e zapcore.Entry, fields []zapcore.Field) ([]byte, error) {
+	text, err := by.EncodeEntry(e, fields)
+	if err != nil {
+		return nil, err
+	}
+	defer text.Free()
+	return slices.Clone(text.Bytes()), nil
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -55,10 +56,14 @@ func (n *Narrator) Admitted(j Job) {
 	}
 }
 
-// Refused says that a task was not accepted. The code says why.
-func (n *Narrator) Refused(j Job, code task.Code) {
+// Refused says that a task was not accepted, and why: in the error's own words for the log, or else in those of its code.
+func (n *Narrator) Refused(j Job, e *task.Error) {
 	if line := n.log.Check(zap.InfoLevel, "admission"); line != nil {
-		say(line, "refuse", &j, "Refused "+j.kind()+" for "+j.pool()+": "+because(code)+".", zap.String("code", string(code)))
+		why := e.Narrated
+		if why == "" {
+			why = because(e.Code)
+		}
+		say(line, "refuse", &j, "Refused "+j.kind()+" for "+j.pool()+": "+why+".", zap.String("code", string(e.Code)))
 	}
 }
 
@@ -196,13 +201,15 @@ const (
 // shortID is a task's id as a person would tell it from the few others of the hour. The whole id is job_id.
 func shortID(id string) string {
 	switch {
-	case len(id) == uuidLength && strings.Count(id, "-") == 4 && isHex(id[0]):
+	case isUUID(id):
 		return id[:uuidDigits]
 	case len(id) <= longestID:
 		return id
 	}
 	return id[:idBeginning] + "…" + id[len(id)-(longestID-idBeginning-1):]
 }
+
+func isUUID(text string) bool { return len(text) == uuidLength && uuid.Validate(text) == nil }
 
 // sender says who sent the task, in words. There is one token, so that its digits would tell nothing more.
 func (j *Job) sender() string {

@@ -24,7 +24,7 @@ var aJob = observe.Job{
 
 func tellAll(n *observe.Narrator, j observe.Job) {
 	n.Admitted(j)
-	n.Refused(j, task.AdmissionReject)
+	n.Refused(j, task.Errorf(task.AdmissionReject, "the queue of pool %s is full", j.PoolID))
 	n.Placed(j, 2*time.Second, 2)
 	n.StreamStarted(j, 2100*time.Millisecond)
 	n.StreamEnded(j, "")
@@ -69,6 +69,19 @@ func TestNarrationReadsLikeSentences(t *testing.T) {
 		got := [2]string{line["msg"].(string), line["human"].(string)}
 		require.Equal(t, want[i], got)
 	}
+}
+
+// One code has several causes. The log names the one that was.
+//
+// ORCH-3300
+func TestARefusalIsToldByItsOwnCause(t *testing.T) {
+	lines, _ := logged(t, observe.Options{}, func(log *zap.Logger) {
+		n := observe.NewNarrator(log)
+		n.Refused(aJob, task.Errorf(task.Conflict, "task_id x is taken"))
+		n.Refused(aJob, task.Errorf(task.Conflict, "a turn of session x is on").Narrate("another turn of its session is on"))
+	})
+	require.Regexp(t, ": another task has that id already\\.$", lines[0]["human"])
+	require.Regexp(t, ": another turn of its session is on\\.$", lines[1]["human"])
 }
 
 // ORCH-3300

@@ -39,6 +39,7 @@ type Line struct {
 
 	text []byte // JSON with its line feed. Where it is nil, it is made of the rest when somebody reads it
 	late *late
+	size int // in the tail
 }
 
 type late struct {
@@ -50,53 +51,62 @@ type late struct {
 // JSON is the line as a JSON object without a line feed, as the log has it where it is JSON.
 func (l *Line) JSON() ([]byte, error) {
 	if l.text == nil {
-		text, err := l.late.encoder.EncodeEntry(l.late.entry, l.late.fields)
+		text, err := encoded(l.late.encoder, l.late.entry, l.late.fields)
 		if err != nil {
 			return nil, err
 		}
-		l.text = slices.Clone(text.Bytes())
-		text.Free()
+		l.text = text
 	}
 	return l.text[:len(l.text)-1], nil
 }
 
-// fieldBytes is what a field takes that waits to be written.
+// fieldBytes is what a field takes that waits to be written, without its text.
 const fieldBytes = 64
 
-func (l *Line) bytes() int {
-	if l.late != nil {
-		return len(l.late.entry.Message) + fieldBytes*(len(l.late.fields)+4)
+// sizeOf is what fields take that wait to be written.
+func sizeOf(fields []zapcore.Field) (size int) {
+	for i := range fields {
+		size += fieldBytes + len(fields[i].String)
 	}
-	return len(l.text)
+	return size
 }
 
-// keep makes a line of fields, which are only written if somebody reads it. Fields that may change in the meantime are written now.
-func keep(encoder zapcore.Encoder, e zapcore.Entry, fields []zapcore.Field) (Line, error) {
-	l := Line{Level: e.Level, late: &late{encoder, e, fields}}
+// keep makes a line of fields, which are only written if somebody reads it. Fields that may change in the meantime are written now. The encoder has
+// fields already, which take so many bytes.
+func keep(encoder zapcore.Encoder, e zapcore.Entry, fields []zapcore.Field, has int) (Line, error) {
+	l := Line{Level: e.Level, late: &late{encoder, e, fields}, size: len(e.Message) + sizeOf(fields) + has + 4*fieldBytes}
 	for i := range fields {
 		switch fields[i].Type {
-		case zapcore.StringType, zapcore.Int64Type, zapcore.Int32Type, zapcore.BoolType, zapcore.DurationType, zapcore.Float64Type, zapcore.Uint64Type:
+		case zapcore.StringType, zapcore.Int64Type, zapcore.Int32Type, zapcore.BoolType, zapcore.DurationType, zapcore.Float64Type, zapcore.Uint64Type, zapcore.SkipType:
 		default:
-			_, err := l.JSON()
-			l.late = nil
-			return l, err
+			text, err := l.JSON()
+			return Line{Level: e.Level, text: l.text, size: len(text)}, err
 		}
 	}
 	l.late.fields = slices.Clone(fields)
 	return l, nil
 }
 
+const verbatimKey = "verbatim"
+
+// Verbatim marks a line with another program's own words, which may be anything. It is in the log alone: no Tail gets it.
+func Verbatim() zapcore.Field { return zapcore.Field{Key: verbatimKey, Type: zapcore.SkipType} }
+
+func verbatim(fields []zapcore.Field) bool {
+	return slices.ContainsFunc(fields, func(f zapcore.Field) bool { return f.Key == verbatimKey })
+}
+
 func (t *Tail) put(l Line) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for t.next-t.first == uint64(len(t.lines)) || t.first < t.next && t.bytes+l.bytes() > tailBytes {
+	for t.next-t.first == uint64(len(t.lines)) || t.first < t.next && t.bytes+l.size > tailBytes {
 		oldest := &t.lines[t.first%tailLines]
-		t.bytes -= oldest.bytes()
+		t.bytes -= oldest.size
 		*oldest = Line{}
 		t.first++
 	}
 	t.lines[t.next%tailLines] = l
-	t.bytes += l.bytes()
+	t.bytes += l.size
 	t.next++
 	t.tell()
 }

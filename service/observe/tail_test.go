@@ -3,6 +3,7 @@
 package observe_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -68,28 +69,55 @@ func TestATailHasTheLinesAsJSON(t *testing.T) {
 //
 // LO-623
 func TestASlowReaderLosesLines(t *testing.T) {
-	log, tail := tailed(t, observe.Style{})
-	r := tail.Read(0)
-	for i := range 1500 {
-		log.Info(fmt.Sprint(i))
-	}
-	got, err := r.Next(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, 1500-1024, got.Lost)
-	require.Equal(t, "476", message(t, got)["msg"])
-	got, err = r.Next(t.Context())
-	require.NoError(t, err)
-	require.Zero(t, got.Lost)
-	for range 20 {
-		log.Info(strings.Repeat("x", 100<<10))
-	}
-	kept := 0
-	for one := tail.Read(2000); ; kept++ {
-		if _, ok := one.Past(); !ok {
-			break
+	for _, style := range []observe.Style{{}, {Console: true}} {
+		log, tail := tailed(t, style)
+		r := tail.Read(0)
+		for i := range 1500 {
+			log.Info(fmt.Sprint(i))
+		}
+		got, err := r.Next(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, 1500-1024, got.Lost)
+		require.Equal(t, "476", message(t, got)["msg"])
+		got, err = r.Next(t.Context())
+		require.NoError(t, err)
+		require.Zero(t, got.Lost)
+		long := strings.Repeat("x", 100<<10)
+		for _, write := range []func(){
+			func() { log.Info(long) },
+			func() { log.Info("m", zap.String("s", long)) },
+			func() { log.With(zap.String("s", long)).Info("m") },
+			func() { log.Info("m", zap.Strings("s", []string{long})) },
+		} {
+			for range 20 {
+				write()
+			}
+			kept := 0
+			for one := tail.Read(2000); ; kept++ {
+				if _, ok := one.Past(); !ok {
+					break
+				}
+			}
+			require.Equal(t, 10, kept, "a megabyte")
 		}
 	}
-	require.Equal(t, 10, kept, "a megabyte")
+}
+
+// What other programs say is in the log alone.
+//
+// LO-623
+func TestATailHasNoWordsOfOthers(t *testing.T) {
+	for _, style := range []observe.Style{{}, {Console: true}} {
+		var out bytes.Buffer
+		tail := observe.NewTail()
+		log, err := observe.NewLogger(observe.Options{Out: &out, Tail: tail, Style: style})
+		require.NoError(t, err)
+		log.Info("worker output", zap.String("line", "a prompt"), observe.Verbatim())
+		require.Contains(t, out.String(), "a prompt")
+		require.NotContains(t, out.String(), "verbatim")
+		_, ok := tail.Read(10).Past()
+		require.False(t, ok)
+	}
 }
 
 // LO-623

@@ -67,6 +67,7 @@ type Error struct {
 	Engine      string
 	PoolID      string
 	Reasons     []Reason // of a refusal of /readyz: what keeps each pool from running a task
+	Narrated    string   // what the log says to people in place of the code's own words, without ids; empty: those fit
 	Err         error
 }
 
@@ -100,6 +101,12 @@ func (e *Error) Because(err error) *Error {
 // Retry marks e as worth repeating after the given time (0: at once, or unknown) and returns e.
 func (e *Error) Retry(after time.Duration) *Error {
 	e.Retriable, e.RetryAfter = true, after
+	return e
+}
+
+// Narrate sets what the log says to people in place of the code's own words and returns e. It holds no ids (ORCH-3300).
+func (e *Error) Narrate(what string) *Error {
+	e.Narrated = what
 	return e
 }
 

@@ -69,7 +69,9 @@ func New(ctx context.Context, o Options) (*Tracer, error) {
 	}))
 	about := resource.NewSchemaless(attribute.String("service.name", "llama-orch"), attribute.String("service.version", o.Version))
 	t := &Tracer{sample: share(o.Sample)}
-	t.provider = sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(about), sdktrace.WithIDGenerator(t), sdktrace.WithSampler(sdktrace.AlwaysSample()))
+	q := &queue{log: o.Log}
+	batches := sdktrace.NewBatchSpanProcessor(&exit{exporter, q}, sdktrace.WithMaxQueueSize(queueSpans), sdktrace.WithMaxExportBatchSize(sdktrace.DefaultMaxExportBatchSize))
+	t.provider = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(&entrance{batches, q}), sdktrace.WithResource(about), sdktrace.WithIDGenerator(t), sdktrace.WithSampler(sdktrace.AlwaysSample()))
 	t.tracer = t.provider.Tracer("github.com/llama-orch/llama-orch")
 	return t, nil
 }

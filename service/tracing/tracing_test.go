@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"testing"
 	"time"
 
@@ -111,10 +112,37 @@ func TestACollectorThatIsGone(t *testing.T) {
 	tracer, err := tracing.New(t.Context(), tracing.Options{Endpoint: "http://127.0.0.1:1", Sample: 1, Client: &http.Client{Transport: &http.Transport{}}, Log: zap.New(core)})
 	require.NoError(t, err)
 	tracer.Ended(record(""))
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
-	_ = tracer.Stop(ctx) // it tries again until then
-	for _, line := range seen.All() {
-		require.Contains(t, line.Message, "is the collector running")
+	require.NoError(t, tracer.Stop(t.Context()))
+	require.Len(t, seen.All(), 1)
+	require.Contains(t, seen.All()[0].Message, "is the collector running")
+}
+
+// LO-628: spans that a slow collector leaves no room for are dropped, and the log says how many: at once, and then not at each.
+func TestACollectorThatIsSlow(t *testing.T) {
+	c, let := collector.New(), make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		<-let
+		c.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	takes := sync.OnceFunc(func() { close(let) })
+	defer takes()
+	core, seen := observer.New(zap.WarnLevel)
+	tracer, err := tracing.New(t.Context(), tracing.Options{Endpoint: server.URL, Sample: 1, Client: server.Client(), Log: zap.New(core)})
+	require.NoError(t, err)
+	const all = 10_000
+	for range all {
+		tracer.Ended(record(""))
 	}
+	require.Len(t, seen.All(), 1, "at once")
+	takes()
+	require.NoError(t, tracer.Stop(t.Context()))
+	require.Len(t, seen.All(), 2, "and at the end")
+	dropped := 0
+	for _, line := range seen.All() {
+		require.Contains(t, line.Message, "spans were dropped")
+		dropped += int(line.ContextMap()["spans"].(int64))
+	}
+	require.Equal(t, all, len(c.Spans())+dropped)
+	require.GreaterOrEqual(t, len(c.Spans()), 2048, "what there is room for is sent")
 }

@@ -424,7 +424,8 @@ export interface paths {
         /**
          * The server's log, as it is written
          * @description Server-sent events: `line`* with the last lines that fit, and then each new one; where `follow` is false, the stream ends behind the former. A client that reads too
-         *     slowly misses lines: `lost` says how many, in the place where they are missing. Events have no id. The server keeps about 1,000 lines. No line has a prompt or an answer.
+         *     slowly misses lines: `lost` says how many, in the place where they are missing. Events have no id. The server keeps about 1,000 lines. No line has a prompt or an answer: what engines
+         *     print themselves is not among them. While there are no lines for the client, it gets a comment every 15 seconds.
          *
          *     Data by event (`x-sse-data`): `line` → `LogLine`, `lost` → `LogGap`.
          */
@@ -3318,7 +3319,7 @@ export interface operations {
                 pool_id?: components["schemas"]["PoolID"];
                 /** @description Only lines about this task. Default all. */
                 task_id?: components["schemas"]["TaskID"];
-                /** @description Only lines that have this text, in small or in capital letters. Default all. */
+                /** @description Only lines in which a field other than `ts` says this, in small or in capital letters. Default all. */
                 text?: string;
                 /** @description How many of the lines that are there to begin with, at most. */
                 last?: number;

@@ -34,9 +34,9 @@ const (
 	CutOff  Fault = "cut off" // the backup was not finished
 	Changed Fault = "changed" // a file is missing or has other bytes, or no backup has such a file
 	TooNew  Fault = "too new" // a later version made it
+	Missing Fault = "missing" // there is no such folder
 	Closed  Fault = "closed"  // this user may not use the folder
 	Damaged Fault = "damaged" // it has no whole ledger, since that was damaged when the backup was made
-	Missing Fault = "missing" // there is no such folder
 )
 
 // Error says why a backup cannot be made or used, and what to do about it.

@@ -4,12 +4,16 @@
 package datafolder
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/google/uuid"
+	"github.com/llama-orch/llama-orch/internal/atomicfile"
 
 	"github.com/llama-orch/llama-orch/service/flock"
 	"github.com/llama-orch/llama-orch/service/safefile"
@@ -26,6 +30,7 @@ const (
 	Known     = "fingerprints.json"   // what fingerprints stand for
 	Audit     = "audit.log"           // the audit lines that the log did not take
 	Lock      = "lock"
+	Host      = "host-id" // this folder's name in a ledger that several daemons share
 	// Unfinished is there while a restore fills the folder. No orchestrator takes a folder that has it.
 	Unfinished = "restore-unfinished"
 )
@@ -116,4 +121,22 @@ func (f *Folder) Close() (err error) {
 	}
 	f.locks = nil
 	return err
+}
+
+// HostID is the name of a data folder that this process has taken. No other has it: one process at a time is its next life.
+func HostID(dir string) (string, error) {
+	path := filepath.Join(dir, Host)
+	text, err := os.ReadFile(path)
+	if err == nil {
+		if id, err := uuid.ParseBytes(bytes.TrimSpace(text)); err == nil {
+			return id.String(), nil
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("read the data folder's name: %w", err)
+	}
+	id := uuid.NewString()
+	if err := atomicfile.Write(path, []byte(id+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("name the data folder: %w", err)
+	}
+	return id, nil
 }

@@ -56,3 +56,20 @@ func TestWhetherAFolderIsFree(t *testing.T) {
 	require.NoError(t, f.Close())
 	require.NoError(t, datafolder.Free(dir))
 }
+
+// LO-702: a data folder keeps its name, and no other has it.
+func TestADataFolderHasAName(t *testing.T) {
+	one, other := t.TempDir(), t.TempDir()
+	name, err := datafolder.HostID(one)
+	require.NoError(t, err)
+	again, err := datafolder.HostID(one)
+	require.NoError(t, err)
+	require.Equal(t, name, again)
+	theirs, err := datafolder.HostID(other)
+	require.NoError(t, err)
+	require.NotEqual(t, name, theirs)
+	require.NoError(t, os.WriteFile(filepath.Join(one, datafolder.Host), []byte("cut"), 0o600))
+	renamed, err := datafolder.HostID(one)
+	require.NoError(t, err)
+	require.NotEqual(t, name, renamed, "what is no name is replaced")
+}

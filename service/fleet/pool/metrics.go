@@ -5,6 +5,7 @@ package pool
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -60,6 +61,32 @@ func (s states) Describe(to chan<- *prometheus.Desc) {
 	}
 }
 
+// stateSeries are a replica's series of states, with 0 and with 1. They are made once, since a scrape of many pools would mostly make these.
+type stateSeries struct {
+	once sync.Once
+	of   map[State][2]prometheus.Metric
+}
+
+func (s *stateSeries) collect(poolID, replicaID string, is State, to chan<- prometheus.Metric) {
+	s.once.Do(func() {
+		s.of = map[State][2]prometheus.Metric{}
+		for _, state := range States() {
+			var both [2]prometheus.Metric
+			for value := range both {
+				both[value] = prometheus.MustNewConstMetric(stateDesc, prometheus.GaugeValue, float64(value), poolID, replicaID, string(state))
+			}
+			s.of[state] = both
+		}
+	})
+	for state, both := range s.of {
+		if state == is {
+			to <- both[1]
+		} else {
+			to <- both[0]
+		}
+	}
+}
+
 // loads tell how busy a replica's engine is, as far as it tells (LO-454).
 func loads(r Info, to chan<- prometheus.Metric) {
 	if r.Load == nil {
@@ -93,11 +120,8 @@ func (s states) Collect(to chan<- prometheus.Metric) {
 		gauge(infoDesc, true, id, g.spec.ModelID, g.spec.Engine)
 		for _, r := range g.replicas {
 			info := r.info()
-			is := info.State
 			loads(info, to)
-			for _, state := range States() {
-				gauge(stateDesc, state == is, id, r.id, string(state))
-			}
+			r.states.collect(id, r.id, info.State, to)
 		}
 		if model := g.spec.ModelID; !models[model] { // a model that the catalog does not have is active
 			models[model] = true

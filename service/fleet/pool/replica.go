@@ -48,6 +48,7 @@ type replica struct {
 	owner string     // its name in Options.VRAM
 	after []*replica // the replicas that it replaces, until they have ended; owned by the supervisor
 
+	states  stateSeries
 	shown   atomic.Pointer[Info]
 	wants   atomic.Bool            // whether a worker is desired, for readers without the mutex
 	current atomic.Pointer[worker] // the worker, from ready until it is lost or has ended

@@ -3,12 +3,41 @@
 package process
 
 import (
+	"bytes"
 	"fmt"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/service/observe"
 )
+
+// LO-623, ORCH-3027: what a worker prints may be a prompt. It is in the log, and not in what is read of the log over the API.
+func TestWhatAWorkerPrintsIsForTheLogAlone(t *testing.T) {
+	var out bytes.Buffer
+	tail := observe.NewTail()
+	log, err := observe.NewLogger(observe.Options{Out: &out, Tail: tail, Level: "debug"})
+	require.NoError(t, err)
+	p, err := started(t, t.TempDir()).Spawn(shell("echo a prompt; echo another >&2"), func() {}, log)
+	require.NoError(t, err)
+	p.Settle(time.Hour)
+	p.End(t.Context(), 0)
+	require.Contains(t, out.String(), `"line":"a prompt"`)
+	require.Contains(t, out.String(), `"line":"another"`)
+	for lines := tail.Read(100); ; {
+		line, more := lines.Past()
+		if !more {
+			break
+		}
+		text, err := line.JSON()
+		require.NoError(t, err)
+		require.NotContains(t, string(text), "worker output")
+	}
+	log.Info("after")
+	_, there := tail.Read(1).Past()
+	require.True(t, there)
+}
 
 // ORCH-3001
 func TestTheLastLinesOfAWorkerAreKept(t *testing.T) {

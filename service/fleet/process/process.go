@@ -22,6 +22,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/lines"
+	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/spare"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -85,7 +86,7 @@ func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, err
 			_ = contain.Do(log, "reading a line of a worker panicked: the line is lost", func() {
 				hear(line)
 				proc.log.add(stream, line, time.Now())
-				log.Debug("worker output", zap.String("stream", stream), zap.String("line", line))
+				log.Debug("worker output", zap.String("stream", stream), zap.String("line", line), observe.Verbatim())
 			})
 		}}
 	}

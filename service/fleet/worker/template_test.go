@@ -54,7 +54,6 @@ func TestTemplatesAreProgramsWithBounds(t *testing.T) {
 		"a template that is long":   {strings.Repeat("x", 1<<20), "has 1048576 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			began := time.Now()
 			_, err := apply(sent.source)
 			var refused *apiError
 			require.ErrorAs(t, err, &refused)
@@ -62,7 +61,6 @@ func TestTemplatesAreProgramsWithBounds(t *testing.T) {
 			require.Contains(t, refused.Message, "the chat template of evil.gguf")
 			require.Regexp(t, sent.says, refused.Message)
 			require.Less(t, len(refused.Message), 600)
-			require.Less(t, time.Since(began), 30*time.Second)
 
 			prompt, err := apply("{{ messages[0].content }}!")
 			require.NoError(t, err)

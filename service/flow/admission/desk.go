@@ -91,7 +91,7 @@ func (d *Desk) refused(ctx context.Context, req task.Request, pool Pool, err err
 	d.o.Narrator.Refused(observe.Job{
 		ID: req.ID, SessionID: req.SessionID, CorrelationID: req.CorrelationID, Actor: req.Actor, Engine: e.Engine,
 		EngineVersion: pool.EngineVersion, PoolID: e.PoolID, Priority: req.Priority, Workload: req.Workload, Model: pool.ModelID,
-	}, e.Code)
+	}, e)
 	return e
 }
 

@@ -49,7 +49,7 @@ func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, 
 		err = refused
 	}
 	l.rates.ended(j, j.log.Tokens(), result.Cached, o.Now(), err == nil && before == 0)
-	l.traced(j, replica, now, err)
+	l.traced(j, replica, now, failure(ctx, err))
 	l.active()
 	if err == nil {
 		l.idle(s)
@@ -92,6 +92,21 @@ func (l *lane) traced(j *job, r Replica, from time.Time, err error) {
 	}
 	o.Tracer.Part(&j.task, tracing.Part{Name: "prefill", From: from, To: first, Replica: r.ID})
 	o.Tracer.Part(&j.task, tracing.Part{Name: "decode", From: first, To: now, Replica: r.ID, Tokens: j.log.Tokens(), Err: err})
+}
+
+// failure is what a run's span says of its end. A task that was canceled, or that gave way, has not failed.
+func failure(ctx context.Context, err error) error {
+	cause := context.Cause(ctx)
+	ended, ok := errors.AsType[*task.Error](cause)
+	switch {
+	case err == nil, ok && ended.Code == task.Canceled, errors.Is(cause, errYields):
+		return nil
+	case ok:
+		return ended
+	case errors.Is(err, stream.ErrSealed):
+		return nil // the task's own span says why it ended
+	}
+	return err
 }
 
 func latest(a, b time.Time) time.Time {

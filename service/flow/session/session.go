@@ -375,7 +375,8 @@ func (m *Manager) takeTurn(id string) (*entry, error) {
 }
 
 func errBusy(e *entry) *task.Error {
-	return task.Errorf(task.Conflict, "a turn of session %s is on, task %s: wait for its end or cancel it, then try again", e.ID, e.turn).Retry(0)
+	return task.Errorf(task.Conflict, "a turn of session %s is on, task %s: wait for its end or cancel it, then try again", e.ID, e.turn).
+		Retry(0).Narrate("another turn of its session is on")
 }
 
 // Sweep forgets the sessions whose end is further back than their TTL is long.

@@ -21,7 +21,7 @@ func (m *Manager) Admit(t *task.Task) error {
 	e := m.sessions[id]
 	switch {
 	case m.making[id]:
-		return task.Errorf(task.Conflict, "session %s is just being made: send the task again", id).Retry(0)
+		return task.Errorf(task.Conflict, "session %s is just being made: send the task again", id).Retry(0).Narrate("its session was just being made")
 	case e != nil:
 		if err := e.refuse(now); err != nil {
 			return err
@@ -47,10 +47,10 @@ func (e *entry) refuse(now time.Time) error {
 		return errBusy(e)
 	case !now.Before(e.ends()):
 		return task.Errorf(task.Conflict, "session %s ended %s ago, after its time of %s: begin another one under a new id, or DELETE /v1/sessions/%[1]s to use this id again",
-			e.ID, spoken(now.Sub(e.ends())), spoken(e.TTL))
+			e.ID, spoken(now.Sub(e.ends())), spoken(e.TTL)).Narrate("its session is over")
 	case e.Turns >= e.MaxTurns:
 		return task.Errorf(task.Conflict, "session %s has had its %d turns: begin another one under a new id, or DELETE /v1/sessions/%[1]s to use this id again",
-			e.ID, e.MaxTurns)
+			e.ID, e.MaxTurns).Narrate("its session has had all of its turns")
 	}
 	return nil
 }

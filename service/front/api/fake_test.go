@@ -191,13 +191,14 @@ type fixture struct {
 	native   *Handler
 	handler  http.Handler // native, behind the gate
 	options  Options
+	auth     *gate.Auth
 }
 
 func setup(t testing.TB, change ...func(*Options)) *fixture {
 	a, err := gate.NewAuth(gate.AuthOptions{Token: testToken, OptionalOnLoopback: true})
 	require.NoError(t, err)
 	f := &fixture{
-		tasks: &fakeTasks{}, control: &fakeControl{}, sessions: &fakeSessions{},
+		auth: a, tasks: &fakeTasks{}, control: &fakeControl{}, sessions: &fakeSessions{},
 		pools:   &fakePools{replica: ReplicaView{ID: "default-0", State: "ready", LogTail: []string{"loaded"}}},
 		streams: delivery.New(delivery.Options{}),
 	}

@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -69,24 +71,31 @@ func (h control) StreamLogs(ctx context.Context, p gen.StreamLogsParams, w http.
 	if err := out.past(reader, p.Last.Or(defaultLines)); err != nil || !p.Follow.Or(true) {
 		return nil // a client that is gone, where the answer has begun
 	}
+	call, sent := gate.CallFrom(ctx), time.Now()
 	for {
-		waiting, stop := context.WithTimeout(ctx, logKeepAlive)
+		waiting, stop := context.WithDeadline(ctx, sent.Add(logKeepAlive))
 		line, err := reader.Next(waiting)
 		stop()
-		switch {
-		case ctx.Err() != nil, errors.Is(err, io.EOF):
+		if ctx.Err() != nil || errors.Is(err, io.EOF) || call.Over() {
 			return nil
-		case err != nil: // nothing was said for a while
-			err = out.send([]byte(": keep-alive\n\n"))
-		default:
-			var text []byte
-			if text, err = out.event(nil, line); err == nil && len(text) > 0 {
-				err = out.send(text)
+		}
+		quiet := err != nil || time.Since(sent) >= logKeepAlive // there may be lines all the time that the client does not want
+		var text []byte
+		if err == nil {
+			if text, err = out.event(nil, line); err != nil {
+				return nil
 			}
 		}
-		if err != nil {
+		if len(text) == 0 && quiet {
+			text = []byte(": keep-alive\n\n")
+		}
+		if len(text) == 0 {
+			continue
+		}
+		if out.send(text) != nil {
 			return nil
 		}
+		sent = time.Now()
 	}
 }
 
@@ -160,10 +169,7 @@ func (f LogFilter) Wanted(line LogLine) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write a line of the log: %w", err)
 	}
-	if f.Text != "" && !bytes.Contains(bytes.ToLower(text), []byte(f.Text)) {
-		return nil, nil
-	}
-	if !f.about(text) {
+	if f.Text != "" && !f.says(text) || !f.about(text) {
 		return nil, nil
 	}
 	return text, nil
@@ -184,4 +190,26 @@ func (f LogFilter) about(line []byte) bool {
 		return false
 	}
 	return (f.PoolID == "" || about.PoolID == f.PoolID) && (f.TaskID == "" || about.JobID == f.TaskID || about.TaskID == f.TaskID || about.Task == f.TaskID)
+}
+
+// says reports whether a value of the line has the text. The names of its fields are not searched, nor is its time.
+func (f LogFilter) says(line []byte) bool {
+	from := json.NewDecoder(bytes.NewReader(line))
+	from.UseNumber() // as it is written
+	var fields map[string]any
+	if from.Decode(&fields) != nil {
+		return false
+	}
+	delete(fields, "ts")
+	return f.within(fields)
+}
+
+func (f LogFilter) within(value any) bool {
+	switch v := value.(type) {
+	case map[string]any:
+		return slices.ContainsFunc(slices.Collect(maps.Values(v)), f.within)
+	case []any:
+		return slices.ContainsFunc(v, f.within)
+	}
+	return strings.Contains(strings.ToLower(fmt.Sprint(value)), f.Text)
 }

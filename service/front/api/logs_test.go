@@ -9,12 +9,16 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/service/observe"
 )
 
@@ -65,10 +69,12 @@ func TestLogsAreFiltered(t *testing.T) {
 	log.Info("of a pool", zap.String("pool_id", "default"))
 	log.Warn("Of A Task", append(observe.Job{ID: "t-1", PoolID: "other"}.Fields(), zap.String("task", "t"))...)
 	log.Error("e", zap.String("task_id", "t-2"))
+	log.Debug(`the pool said "no room" to C:\x`, zap.Int("code", 507), zap.Bool("again", true), zap.Any("deep", map[string]any{"list": []string{"Bäh"}}))
+	const quoted = `the pool said "no room" to C:\x`
 	server := f.serve(t)
 	for query, want := range map[string][]string{
-		"":                          {"d", "of a pool", "Of A Task", "e"},
-		"&last=2":                   {"Of A Task", "e"},
+		"":                          {"d", "of a pool", "Of A Task", "e", quoted},
+		"&last=2":                   {"e", quoted},
 		"&last=0":                   nil,
 		"&level=warn":               {"Of A Task", "e"},
 		"&pool_id=default":          {"of a pool"},
@@ -79,6 +85,15 @@ func TestLogsAreFiltered(t *testing.T) {
 		"&text=of+a&level=warn":     {"Of A Task"},
 		"&pool_id=other&last=1":     {"Of A Task"},
 		"&pool_id=nobody&text=of+a": nil,
+		"&text=%22No+room%22":       {quoted},
+		`&text=c:%5Cx`:              {quoted},
+		"&text=507":                 {quoted},
+		"&text=true":                {quoted},
+		"&text=b%C3%84h":            {quoted},
+		"&text=list":                nil,
+		"&text=level":               nil,
+		"&text=%22,%22":             nil,
+		"&text=T0":                  nil,
 	} {
 		res, body := get(t, server, "/v1/logs?follow=false"+query, "Authorization", "Bearer "+testToken)
 		require.Equal(t, http.StatusOK, res.StatusCode, body)
@@ -124,4 +139,60 @@ func TestLogsAreFollowed(t *testing.T) {
 	res2, body := get(t, server, "/v1/logs?follow=false")
 	require.Equal(t, http.StatusOK, res2.StatusCode)
 	require.Len(t, messages(t, body), 4)
+}
+
+// busyLogs have a line each second.
+type busyLogs struct{ ends time.Time }
+
+func (b busyLogs) Read() LogReader     { return b }
+func (busyLogs) Past() (LogLine, bool) { return LogLine{}, false }
+
+func (b busyLogs) Next(context.Context) (LogLine, error) {
+	if time.Sleep(time.Second); time.Now().After(b.ends) {
+		return LogLine{}, io.EOF
+	}
+	return LogLine{Level: zap.InfoLevel, JSON: func() ([]byte, error) { return []byte(`{"msg":"not wanted"}`), nil }}, nil
+}
+
+// A client that wants few of the lines hears all the same that the stream goes on.
+//
+// LO-623
+func TestAFilteredLogIsKeptAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := control{&Handler{Options: Options{Logs: busyLogs{time.Now().Add(time.Minute)}}}}
+		w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+		require.NoError(t, h.StreamLogs(t.Context(), gen.StreamLogsParams{Level: gen.NewOptLogLevel(gen.LogLevelError)}, w))
+		require.Equal(t, strings.Repeat(": keep-alive\n\n", 4), w.Body.String())
+	})
+}
+
+// LO-604: a logout ends the log of its session.
+func TestALogoutEndsTheLog(t *testing.T) {
+	log, f := logging(t)
+	own := func() *http.Request {
+		r := httptest.NewRequest(http.MethodPost, "http://box/page/login", nil)
+		r.Header.Set("Origin", "http://box")
+		return r
+	}
+	cookie, err := f.auth.Login(own(), testToken)
+	require.NoError(t, err)
+	log.Info("before")
+	server := f.serve(t)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/v1/logs", nil)
+	require.NoError(t, err)
+	req.AddCookie(cookie)
+	res, err := server.Client().Do(req)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	lines := bufio.NewReader(res.Body)
+	_, err = lines.ReadString('}')
+	require.NoError(t, err)
+	out := own()
+	out.AddCookie(cookie)
+	_, err = f.auth.Logout(out)
+	require.NoError(t, err)
+	log.Info("after")
+	rest, err := io.ReadAll(lines)
+	require.NoError(t, err)
+	require.NotContains(t, string(rest), "after")
 }

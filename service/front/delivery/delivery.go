@@ -143,7 +143,7 @@ func (s *Streams) Deliver(w http.ResponseWriter, r *http.Request, stream Stream,
 	call := gate.CallFrom(r.Context())
 	d := &delivery{
 		streams: s, stream: stream, dialect: dialect, wire: wire,
-		correlationID: call.CorrelationID, identity: call.Identity, began: began,
+		correlationID: call.CorrelationID, identity: call.Identity, session: call.Session, began: began,
 	}
 	s.add(d)
 	if !s.life.Go(d.run) { // stopped just now
@@ -187,6 +187,7 @@ type delivery struct {
 	wire          *wire
 	correlationID string
 	identity      string
+	session       func() bool // as gate.Call has it
 	began         time.Time
 }
 
@@ -267,6 +268,9 @@ func (d *delivery) pump(ctx context.Context) error {
 	for {
 		if frames == nil && err == nil {
 			frames, err = d.stream.Next(ctx, tick)
+			if frames == nil && err == nil && d.session != nil && !d.session() {
+				err = task.Errorf(task.MissingToken, "the browser's session has ended: log in again. The task goes on")
+			}
 		}
 		if ended, ok := errors.AsType[*task.Error](err); ok { // of this stream, not of the task's log
 			b, err := d.dialect.Error(nil, ended)

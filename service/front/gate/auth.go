@@ -131,12 +131,23 @@ func (a *Auth) Identity() string { return a.identity }
 // rebinding) or Origin (cross-site), and Check refuses them with POLICY_DENIED, unless the configuration names that origin (LO-829).
 // So it does where a proxy forwards the request (LO-824).
 func (a *Auth) Check(r *http.Request, always bool) (string, error) {
+	id, _, err := a.admit(r, always)
+	return id, err
+}
+
+// admit is Check. Where a session let the caller in, goesOn tells whether it still would.
+func (a *Auth) admit(r *http.Request, always bool) (id string, goesOn func() bool, err error) {
 	credential := offered(r.Header)
 	if credential == "" && !always {
-		if id, err := a.session(r); id != "" || err != nil {
-			return id, err
+		if id, goesOn, err = a.session(r); id != "" || err != nil {
+			return id, goesOn, err
 		}
 	}
+	id, err = a.byHeader(r, credential, always)
+	return id, nil, err
+}
+
+func (a *Auth) byHeader(r *http.Request, credential string, always bool) (string, error) {
 	id, err := a.Authenticate(credential, remoteLoopback(r.RemoteAddr) && !always)
 	if err != nil || id != Localhost {
 		return id, err

@@ -3,11 +3,15 @@
 package gate
 
 import (
+	"context"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -28,11 +32,43 @@ func reads(wait func()) *dialect {
 	return d
 }
 
-// upload sends a body piece by piece, and returns the status of the answer.
-func upload(t *testing.T, url string, pieces int, pause time.Duration) int {
+// pipes is a listener whose connections are in memory. Their deadlines follow the clock of the test's bubble.
+type pipes chan net.Conn
+
+func (p pipes) Accept() (net.Conn, error) {
+	conn, open := <-p
+	if !open {
+		return nil, net.ErrClosed
+	}
+	return conn, nil
+}
+
+func (p pipes) Close() error {
+	close(p)
+	return nil
+}
+
+func (p pipes) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 8080} }
+
+// loopback is a connection that has come from this machine.
+type loopback struct{ net.Conn }
+
+func (loopback) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 5000} }
+
+// upload sends a body piece by piece, and returns the status of the answer. It needs a bubble.
+func upload(t *testing.T, g *Gate, pieces int, pause time.Duration) int {
 	t.Helper()
+	listener := make(pipes, 1)
+	server := &http.Server{Handler: g}
+	var served sync.WaitGroup
+	served.Go(func() { _ = server.Serve(listener) })
+	client := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) {
+		mine, its := net.Pipe()
+		listener <- loopback{its}
+		return mine, nil
+	}}
 	out, in := io.Pipe()
-	go func() {
+	served.Go(func() {
 		for range pieces {
 			if _, err := io.WriteString(in, "x"); err != nil {
 				return
@@ -40,8 +76,14 @@ func upload(t *testing.T, url string, pieces int, pause time.Duration) int {
 			time.Sleep(pause) // what the test is about: the client is slow
 		}
 		_ = in.Close()
+	})
+	defer func() {
+		_ = out.Close() // a client that was refused sends no more
+		client.CloseIdleConnections()
+		_ = server.Close()
+		served.Wait()
 	}()
-	res, err := http.Post(url, "text/plain", out)
+	res, err := (&http.Client{Transport: client}).Post("http://127.0.0.1:8080/", "text/plain", out)
 	require.NoError(t, err)
 	require.NoError(t, res.Body.Close())
 	return res.StatusCode
@@ -49,16 +91,23 @@ func upload(t *testing.T, url string, pieces int, pause time.Duration) int {
 
 // LO-823
 func TestABodyThatMovesIsServed(t *testing.T) {
-	g := newGate(t, map[string]Front{"/": reads(func() {})}, func(o *Options) { o.ReadTimeout = 400 * time.Millisecond })
-	server := httptest.NewServer(g)
-	t.Cleanup(server.Close)
-	require.Equal(t, http.StatusOK, upload(t, server.URL, 16, 50*time.Millisecond), "all of it takes twice as long as one read may")
-	require.Equal(t, http.StatusBadRequest, upload(t, server.URL, 2, time.Second), "it stands still")
-
-	g = newGate(t, map[string]Front{"/": reads(func() {})}, func(o *Options) { o.ReadTimeout = 40 * time.Millisecond })
-	server = httptest.NewServer(g)
-	t.Cleanup(server.Close)
-	require.Equal(t, http.StatusBadRequest, upload(t, server.URL, 400, 5*time.Millisecond), "it moves for ever")
+	for name, c := range map[string]struct {
+		pieces int
+		pause  time.Duration
+		status int
+	}{
+		"twice as long as one read may be":    {20, 3 * time.Second, http.StatusOK},
+		"it stands still":                     {2, 31 * time.Second, http.StatusBadRequest},
+		"as long as the whole may be, nearly": {199, 3 * time.Second, http.StatusOK},
+		"it moves for ever":                   {201, 3 * time.Second, http.StatusBadRequest},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newGate(t, map[string]Front{"/": reads(func() {})}, func(o *Options) { o.ReadTimeout = 30 * time.Second })
+				require.Equal(t, c.status, upload(t, g, c.pieces, c.pause))
+			})
+		})
+	}
 }
 
 // LO-822

@@ -63,10 +63,14 @@ type Call struct {
 	Traceparent   string // the client's place in a trace (LO-629); empty: none
 	Identity      string // `localhost` or `token:<6 hex>`; empty: the operation is open, and this caller may not call others
 	Route         Route
-	Head          bool // the request is a HEAD. A front sees it as a GET, and what it writes as a body goes nowhere
+	Session       func() bool // whether the browser's session by which the caller was let in goes on (LO-604); nil: there is none
+	Head          bool        // the request is a HEAD. A front sees it as a GET, and what it writes as a body goes nowhere
 
 	body *body // of an upload
 }
+
+// Over reports whether the caller's session has ended since. Streams ask now and then.
+func (c Call) Over() bool { return c.Session != nil && !c.Session() }
 
 type callKey struct{}
 
@@ -208,10 +212,10 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if c.Route.Access == Anybody { // some of its answer may be for those who could call everything
-		c.Identity, _ = g.o.Auth.Check(r, false)
+		c.Identity, c.Session, _ = g.o.Auth.admit(r, false)
 	} else {
 		var err error
-		if c.Identity, err = g.o.Auth.Check(r, c.Route.Access == WithTokenAlways); err != nil {
+		if c.Identity, c.Session, err = g.o.Auth.admit(r, c.Route.Access == WithTokenAlways); err != nil {
 			front.Refuse(out, r, err)
 			return
 		}

@@ -124,22 +124,28 @@ func cookie(r *http.Request, value string) *http.Cookie {
 	}
 }
 
-// session returns the identity behind a request's cookie; empty: it has none that counts. An error says that a page of another site sent it.
-func (a *Auth) session(r *http.Request) (string, error) {
+// session returns the identity behind a request's cookie; empty: it has none that counts. What it returns besides tells later whether the session goes
+// on. An error says that a page of another site sent the request.
+func (a *Auth) session(r *http.Request) (id string, goesOn func() bool, err error) {
 	if !a.set {
-		return "", nil
+		return "", nil, nil
 	}
 	c, err := r.Cookie(SessionCookie)
 	if err != nil {
-		return "", nil //nolint:nilerr // there is no cookie
+		return "", nil, nil //nolint:nilerr // there is no cookie
 	}
-	if _, ok := a.sessions.holds(c.Value); !ok {
-		return "", nil
+	value := c.Value
+	goesOn = func() bool {
+		_, ok := a.sessions.holds(value)
+		return ok
+	}
+	if !goesOn() {
+		return "", nil, nil
 	}
 	if err := samePage(r); err != nil {
-		return "", err
+		return "", nil, err
 	}
-	return a.identity, nil
+	return a.identity, goesOn, nil
 }
 
 // samePage refuses what a page of another site may have sent (LO-605). Every browser says so of what changes something.

@@ -98,7 +98,7 @@ func (d *drawer) draw(ctx context.Context) (all []group, busy bool) {
 		{&waiting, 6, "Nobody waits."},
 		{&recent, 6, "No task has ended yet."},
 		{&sessions, 5, "No session is open. A task opens one when it names a session_id."},
-		{&catalog, 5, "The catalog is empty. Pools that name a file do not need it; add a model with llama-orch model add."},
+		{&catalog, 5, "The catalog is empty. Pools that name a file do not need it; add a model with llama-orch models add."},
 	} {
 		if len(empty.l.rows) == 0 {
 			empty.l.add(ctx, emptyKey, emptyRow(empty.cols, empty.text))

@@ -26,7 +26,8 @@ func (f *Front) events(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if gate.CallFrom(r.Context()).Head { // the page asks whether it may still follow
+	call := gate.CallFrom(r.Context())
+	if call.Head { // the page asks whether it may still follow
 		return nil
 	}
 	sign, leave, err := f.live.follow()
@@ -57,7 +58,7 @@ func (f *Front) events(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	seen := cmp.Or(r.Header.Get("Last-Event-ID"), r.URL.Query().Get("after"))
-	for {
+	for !call.Over() {
 		patches, known := f.live.since(seen)
 		if !known {
 			patches = append(patches, f.live.all())
@@ -70,6 +71,9 @@ func (f *Front) events(w http.ResponseWriter, r *http.Request) error {
 		select {
 		case <-sign:
 		case <-tick:
+			if call.Over() {
+				return nil
+			}
 			log.read(r.Context())
 			if frame := log.frame(); frame != nil && !send(frame) {
 				return nil
@@ -84,4 +88,5 @@ func (f *Front) events(w http.ResponseWriter, r *http.Request) error {
 			return nil
 		}
 	}
+	return nil
 }

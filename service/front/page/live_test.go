@@ -237,6 +237,35 @@ func TestTheStream(t *testing.T) {
 	}
 }
 
+// LO-604: a logout ends the streams of its session.
+func TestALogoutEndsTheStream(t *testing.T) {
+	b := &box{}
+	f, h := open(t, b, "a token of the lab")
+	require.NoError(t, f.Start(t.Context()))
+	defer func() { require.NoError(t, f.Stop(t.Context())) }()
+	own := []string{"Origin", "http://127.0.0.1:8080", "Content-Type", "application/x-www-form-urlencoded"}
+	cookie := ask(h, http.MethodPost, loginPath, "token=a+token+of+the+lab", own...).Cookies()[0]
+	server := httptest.NewServer(h)
+	defer server.Close()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+eventsPath, nil)
+	require.NoError(t, err)
+	r.AddCookie(cookie)
+	res, err := server.Client().Do(r)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	require.Equal(t, http.StatusOK, res.StatusCode)
+	lines := bufio.NewScanner(res.Body)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() && !strings.HasPrefix(lines.Text(), "data: ") {
+	}
+	require.Equal(t, http.StatusSeeOther, ask(h, http.MethodPost, logoutPath, "", append(own, "Cookie", cookie.Name+"="+cookie.Value)...).StatusCode)
+	b.set(func() { b.live = []task.Live{running("late", 1)} })
+	for lines.Scan() {
+		require.NotContains(t, lines.Text(), "late")
+	}
+	require.NoError(t, lines.Err())
+}
+
 // LO-607: a prediction that moves a little does not change the row; one that is far off does.
 func TestPredictedStartsAreSteady(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.uber.org/zap/zapcore"
 
@@ -19,7 +20,7 @@ const (
 	linesEvery = time.Second / 5
 	shownLines = 500  // as many as the page keeps
 	readMost   = 5000 // lines at a time, so that a flood does not hold up what else the page gets
-	maxWish    = 256  // bytes of a part of a filter
+	maxWish    = 256  // characters of a part of a filter
 )
 
 // logWish is which lines a page asks for. False: none.
@@ -29,8 +30,8 @@ func logWish(q url.Values) (api.LogFilter, bool, error) {
 	}
 	f := api.LogFilter{Level: zapcore.DebugLevel, PoolID: q.Get("pool_id"), TaskID: q.Get("task_id"), Text: strings.ToLower(q.Get("text"))}
 	for name, value := range map[string]string{"pool_id": f.PoolID, "task_id": f.TaskID, "text": f.Text} {
-		if len(value) > maxWish {
-			return f, false, task.Errorf(task.InvalidParams, "%s has %d bytes, and may have %d", name, len(value), maxWish)
+		if n := utf8.RuneCountInString(value); n > maxWish {
+			return f, false, task.Errorf(task.InvalidParams, "%s has %d characters, and may have %d", name, n, maxWish)
 		}
 	}
 	if level := q.Get("level"); level != "" {

@@ -127,6 +127,7 @@ func TestWhichLinesAPageAsksFor(t *testing.T) {
 		"":                   nil,
 		"log=off&level=warn": nil,
 		"log=on":             {Level: zapcore.DebugLevel},
+		"log=on&text=" + strings.Repeat("ä", maxWish):    {Level: zapcore.DebugLevel, Text: strings.Repeat("ä", maxWish)},
 		"log=on&level=warn&pool_id=a&task_id=b&text=A+B": {Level: zapcore.WarnLevel, PoolID: "a", TaskID: "b", Text: "a b"},
 	} {
 		q, err := url.ParseQuery(query)
@@ -139,7 +140,7 @@ func TestWhichLinesAPageAsksFor(t *testing.T) {
 		}
 	}
 	_, h := open(t, &box{}, "")
-	for query, says := range map[string]string{"level=loud": "debug, info, warn or error", "text=" + strings.Repeat("x", maxWish+1): "may have 256"} {
+	for query, says := range map[string]string{"level=loud": "debug, info, warn or error", "text=" + strings.Repeat("ä", maxWish+1): "may have 256"} {
 		q, err := url.ParseQuery("log=on&" + query)
 		require.NoError(t, err)
 		_, _, err = logWish(q)

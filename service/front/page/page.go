@@ -228,13 +228,23 @@ func secure(h http.Header) {
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 }
 
-// show sends the page, or the field for the token.
+// show sends the page, or the field for the token. Who follows a link of another site has no right to either: the browser sends no cookie then, and a page of
+// that site may have asked.
 func (f *Front) show(w http.ResponseWriter, r *http.Request) {
-	if gate.CallFrom(r.Context()).Identity == "" {
+	switch id := gate.CallFrom(r.Context()).Identity; {
+	case id == "" && fromElsewhere(r.Header):
+		f.render(w, r, http.StatusOK, again())
+	case id == "":
 		f.render(w, r, http.StatusOK, entry(""))
-		return
+	default:
+		f.render(w, r, http.StatusOK, shell(f.o.Version, id != gate.Localhost, f.live.now(r.Context())))
 	}
-	f.render(w, r, http.StatusOK, shell(f.o.Version, gate.CallFrom(r.Context()).Identity != gate.Localhost, f.live.now(r.Context())))
+}
+
+// fromElsewhere reports whether a browser is on its way here from another site.
+func fromElsewhere(h http.Header) bool {
+	site := h.Get("Sec-Fetch-Site")
+	return h.Get("Sec-Fetch-Mode") == "navigate" && (site == "cross-site" || site == "same-site")
 }
 
 func (f *Front) render(w http.ResponseWriter, r *http.Request, status int, c templ.Component) {

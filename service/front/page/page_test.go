@@ -4,6 +4,7 @@ package page
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -216,7 +217,14 @@ func TestWhatComesFromOutsideIsText(t *testing.T) {
 	} {
 		require.Contains(t, page, shown)
 	}
-	require.Equal(t, string(f.live.all().data), strings.ReplaceAll(string(f.live.all().data), evil, ""), "nor in a patch")
+	var patch map[string]change
+	require.NoError(t, json.Unmarshal(f.live.all().data, &patch))
+	for name, c := range patch {
+		for key, html := range c.Rows {
+			require.NotContains(t, html, "<script>", "nor in a patch: %s %s", name, key)
+		}
+	}
+	require.Contains(t, patch["running"].Rows["a"+evil], "&lt;script&gt;")
 }
 
 // LO-604: who has no token gets the field for it, and nothing of the server.
@@ -242,6 +250,28 @@ func TestTheFieldForTheToken(t *testing.T) {
 	require.Contains(t, page, "Log out")
 	require.Equal(t, http.StatusSeeOther, ask(h, http.MethodPost, logoutPath, "", append(own, "Cookie", cookie)...).StatusCode)
 	require.Contains(t, text(t, ask(h, http.MethodGet, "/", "", "Accept", "text/html", "Cookie", cookie)), `type="password"`)
+}
+
+// LO-603, LO-604: who follows a link of another site is led to the page, and asks for it as a page of this server.
+func TestALinkOfAnotherSite(t *testing.T) {
+	for _, token := range []string{"", "a token of the lab"} {
+		b := &box{}
+		_, h := open(t, b, token)
+		for _, site := range []string{"cross-site", "same-site"} {
+			res := ask(h, http.MethodGet, "/", "", "Accept", "text/html", "Sec-Fetch-Site", site, "Sec-Fetch-Mode", "navigate")
+			require.Equal(t, http.StatusOK, res.StatusCode)
+			require.Equal(t, "no-store", res.Header.Get("Cache-Control"))
+			page := text(t, res)
+			require.Contains(t, page, `<meta http-equiv="refresh" content="0; url=/"`)
+			require.Contains(t, page, `<a href="/">`)
+			require.NotContains(t, page, "<form")
+		}
+		require.Zero(t, b.looks, "it has nothing of the server")
+		own := text(t, ask(h, http.MethodGet, "/", "", "Accept", "text/html", "Sec-Fetch-Site", "same-origin", "Sec-Fetch-Mode", "navigate"))
+		require.NotContains(t, own, "refresh")
+		require.Equal(t, token != "", strings.Contains(own, `type="password"`))
+		require.Contains(t, text(t, ask(h, http.MethodGet, "/", "", "Accept", "text/html", "Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "cors")), `type="password"`, "a script gets no page")
+	}
 }
 
 // LO-608: everything that the page loads, with queues that are full, is small.

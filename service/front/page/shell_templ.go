@@ -115,6 +115,84 @@ func entry(problem string) templ.Component {
 	})
 }
 
+// again leads a browser that comes from another site to the page itself. It asks for that as a page of this server, and so by its own right.
+func again() templ.Component {
+	return templruntime.GeneratedTemplate(func(templ_7745c5c3_Input templruntime.GeneratedComponentInput) (templ_7745c5c3_Err error) {
+		templ_7745c5c3_W, ctx := templ_7745c5c3_Input.Writer, templ_7745c5c3_Input.Context
+		if templ_7745c5c3_CtxErr := ctx.Err(); templ_7745c5c3_CtxErr != nil {
+			return templ_7745c5c3_CtxErr
+		}
+		templ_7745c5c3_Buffer, templ_7745c5c3_IsBuffer := templruntime.GetBuffer(templ_7745c5c3_W)
+		if !templ_7745c5c3_IsBuffer {
+			defer func() {
+				templ_7745c5c3_BufErr := templruntime.ReleaseBuffer(templ_7745c5c3_Buffer)
+				if templ_7745c5c3_Err == nil {
+					templ_7745c5c3_Err = templ_7745c5c3_BufErr
+				}
+			}()
+		}
+		ctx = templ.InitializeContext(ctx)
+		ctx = templ.ClearChildren(ctx)
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 9, "<!doctype html><html lang=\"en\">")
+		if templ_7745c5c3_Err != nil {
+			return templ_7745c5c3_Err
+		}
+		templ_7745c5c3_Var6 := templruntime.GeneratedTemplate(func(templ_7745c5c3_Input templruntime.GeneratedComponentInput) (templ_7745c5c3_Err error) {
+			templ_7745c5c3_W, ctx := templ_7745c5c3_Input.Writer, templ_7745c5c3_Input.Context
+			templ_7745c5c3_Buffer, templ_7745c5c3_IsBuffer := templruntime.GetBuffer(templ_7745c5c3_W)
+			if !templ_7745c5c3_IsBuffer {
+				defer func() {
+					templ_7745c5c3_BufErr := templruntime.ReleaseBuffer(templ_7745c5c3_Buffer)
+					if templ_7745c5c3_Err == nil {
+						templ_7745c5c3_Err = templ_7745c5c3_BufErr
+					}
+				}()
+			}
+			ctx = templ.InitializeContext(ctx)
+			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 10, "<meta http-equiv=\"refresh\" content=\"")
+			if templ_7745c5c3_Err != nil {
+				return templ_7745c5c3_Err
+			}
+			var templ_7745c5c3_Var7 string
+			templ_7745c5c3_Var7, templ_7745c5c3_Err = templruntime.NewAttributeExpression("0; url=" + Root).Resolve(ctx)
+			if templ_7745c5c3_Err != nil {
+				return templ.Error{Err: templ_7745c5c3_Err, FileName: `shell.templ`, Line: 44, Col: 56}
+			}
+			_, templ_7745c5c3_Err = templ_7745c5c3_Buffer.WriteString(templ_7745c5c3_Var7)
+			if templ_7745c5c3_Err != nil {
+				return templ_7745c5c3_Err
+			}
+			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 11, "\">")
+			if templ_7745c5c3_Err != nil {
+				return templ_7745c5c3_Err
+			}
+			return nil
+		})
+		templ_7745c5c3_Err = head("llama-orch").Render(templ.WithChildren(ctx, templ_7745c5c3_Var6), templ_7745c5c3_Buffer)
+		if templ_7745c5c3_Err != nil {
+			return templ_7745c5c3_Err
+		}
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 12, "<body class=\"login\"><main><h1>llama-orch</h1><p><a href=\"")
+		if templ_7745c5c3_Err != nil {
+			return templ_7745c5c3_Err
+		}
+		var templ_7745c5c3_Var8 string
+		templ_7745c5c3_Var8, templ_7745c5c3_Err = templruntime.NewAttributeExpression(Root).ResolveURL(ctx)
+		if templ_7745c5c3_Err != nil {
+			return templ.Error{Err: templ_7745c5c3_Err, FileName: `shell.templ`, Line: 49, Col: 21}
+		}
+		_, templ_7745c5c3_Err = templ_7745c5c3_Buffer.WriteString(templ_7745c5c3_Var8)
+		if templ_7745c5c3_Err != nil {
+			return templ_7745c5c3_Err
+		}
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 13, "\">Open the status page</a></p></main></body></html>")
+		if templ_7745c5c3_Err != nil {
+			return templ_7745c5c3_Err
+		}
+		return nil
+	})
+}
+
 func rows(all []row) templ.Component {
 	return templruntime.GeneratedTemplate(func(templ_7745c5c3_Input templruntime.GeneratedComponentInput) (templ_7745c5c3_Err error) {
 		templ_7745c5c3_W, ctx := templ_7745c5c3_Input.Writer, templ_7745c5c3_Input.Context
@@ -160,81 +238,81 @@ func table(name, caption string, columns []string, all []row) templ.Component {
 		}
 		ctx = templ.InitializeContext(ctx)
 		ctx = templ.ClearChildren(ctx)
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 9, "<table><caption>")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 14, "<table><caption>")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		var templ_7745c5c3_Var7 string
-		templ_7745c5c3_Var7, templ_7745c5c3_Err = templ.JoinStringErrs(caption)
+		var templ_7745c5c3_Var11 string
+		templ_7745c5c3_Var11, templ_7745c5c3_Err = templ.JoinStringErrs(caption)
 		if templ_7745c5c3_Err != nil {
-			return templ.Error{Err: templ_7745c5c3_Err, FileName: `shell.templ`, Line: 48, Col: 20}
+			return templ.Error{Err: templ_7745c5c3_Err, FileName: `shell.templ`, Line: 64, Col: 20}
 		}
-		_, templ_7745c5c3_Err = templ_7745c5c3_Buffer.WriteString(templ.EscapeString(templ_7745c5c3_Var7))
+		_, templ_7745c5c3_Err = templ_7745c5c3_Buffer.WriteString(templ.EscapeString(templ_7745c5c3_Var11))
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 10, "</caption> <thead><tr>")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 15, "</caption> <thead><tr>")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
 		for _, c := range columns {
 			if c == "" {
-				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 11, "<td></td>")
+				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 16, "<td></td>")
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
 			} else if c[0] == '#' {
-				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 12, "<th scope=\"col\" class=\"number\">")
+				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 17, "<th scope=\"col\" class=\"number\">")
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
-				var templ_7745c5c3_Var8 string
-				templ_7745c5c3_Var8, templ_7745c5c3_Err = templ.JoinStringErrs(c[1:])
+				var templ_7745c5c3_Var12 string
+				templ_7745c5c3_Var12, templ_7745c5c3_Err = templ.JoinStringErrs(c[1:])
 				if templ_7745c5c3_Err != nil {
-					return templ.Error{Err: templ_7745c5c3_Err, FileName: `shell.templ`, Line: 55, Col: 44}
+					return templ.Error{Err: templ_7745c5c3_Err, FileName: `shell.templ`, Line: 71, Col: 44}
 				}
-				_, templ_7745c5c3_Err = templ_7745c5c3_Buffer.WriteString(templ.EscapeString(templ_7745c5c3_Var8))
+				_, templ_7745c5c3_Err = templ_7745c5c3_Buffer.WriteString(templ.EscapeString(templ_7745c5c3_Var12))
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
-				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 13, "</th>")
+				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 18, "</th>")
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
 			} else {
-				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 14, "<th scope=\"col\">")
+				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 19, "<th scope=\"col\">")
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
-				var templ_7745c5c3_Var9 string
-				templ_7745c5c3_Var9, templ_7745c5c3_Err = templ.JoinStringErrs(c)
+				var templ_7745c5c3_Var13 string
+				templ_7745c5c3_Var13, templ_7745c5c3_Err = templ.JoinStringErrs(c)
 				if templ_7745c5c3_Err != nil {
-					return templ.Error{Err: templ_7745c5c3_Err, FileName: `shell.templ`, Line: 57, Col: 25}
+					return templ.Error{Err: templ_7745c5c3_Err, FileName: `shell.templ`, Line: 73, Col: 25}
 				}
-				_, templ_7745c5c3_Err = templ_7745c5c3_Buffer.WriteString(templ.EscapeString(templ_7745c5c3_Var9))
+				_, templ_7745c5c3_Err = templ_7745c5c3_Buffer.WriteString(templ.EscapeString(templ_7745c5c3_Var13))
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
-				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 15, "</th>")
+				templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 20, "</th>")
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
 			}
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 16, "</tr></thead> <tbody data-group=\"")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 21, "</tr></thead> <tbody data-group=\"")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		var templ_7745c5c3_Var10 string
-		templ_7745c5c3_Var10, templ_7745c5c3_Err = templruntime.NewAttributeExpression(name).Resolve(ctx)
+		var templ_7745c5c3_Var14 string
+		templ_7745c5c3_Var14, templ_7745c5c3_Err = templruntime.NewAttributeExpression(name).Resolve(ctx)
 		if templ_7745c5c3_Err != nil {
-			return templ.Error{Err: templ_7745c5c3_Err, FileName: `shell.templ`, Line: 62, Col: 26}
+			return templ.Error{Err: templ_7745c5c3_Err, FileName: `shell.templ`, Line: 78, Col: 26}
 		}
-		_, templ_7745c5c3_Err = templ_7745c5c3_Buffer.WriteString(templ_7745c5c3_Var10)
+		_, templ_7745c5c3_Err = templ_7745c5c3_Buffer.WriteString(templ_7745c5c3_Var14)
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 17, "\">")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 22, "\">")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
@@ -242,7 +320,7 @@ func table(name, caption string, columns []string, all []row) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 18, "</tbody></table>")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 23, "</tbody></table>")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
@@ -268,11 +346,11 @@ func shell(version string, guest bool, s snapshot) templ.Component {
 		}
 		ctx = templ.InitializeContext(ctx)
 		ctx = templ.ClearChildren(ctx)
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 19, "<!doctype html><html lang=\"en\">")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 24, "<!doctype html><html lang=\"en\">")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Var12 := templruntime.GeneratedTemplate(func(templ_7745c5c3_Input templruntime.GeneratedComponentInput) (templ_7745c5c3_Err error) {
+		templ_7745c5c3_Var16 := templruntime.GeneratedTemplate(func(templ_7745c5c3_Input templruntime.GeneratedComponentInput) (templ_7745c5c3_Err error) {
 			templ_7745c5c3_W, ctx := templ_7745c5c3_Input.Writer, templ_7745c5c3_Input.Context
 			templ_7745c5c3_Buffer, templ_7745c5c3_IsBuffer := templruntime.GetBuffer(templ_7745c5c3_W)
 			if !templ_7745c5c3_IsBuffer {
@@ -284,53 +362,53 @@ func shell(version string, guest bool, s snapshot) templ.Component {
 				}()
 			}
 			ctx = templ.InitializeContext(ctx)
-			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 20, "<script type=\"module\" src=\"/page/page.js\"></script>")
+			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 25, "<script type=\"module\" src=\"/page/page.js\"></script>")
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
 			return nil
 		})
-		templ_7745c5c3_Err = head("llama-orch").Render(templ.WithChildren(ctx, templ_7745c5c3_Var12), templ_7745c5c3_Buffer)
+		templ_7745c5c3_Err = head("llama-orch").Render(templ.WithChildren(ctx, templ_7745c5c3_Var16), templ_7745c5c3_Buffer)
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 21, "<body data-seen=\"")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 26, "<body data-seen=\"")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		var templ_7745c5c3_Var13 string
-		templ_7745c5c3_Var13, templ_7745c5c3_Err = templruntime.NewAttributeExpression(s.id).Resolve(ctx)
+		var templ_7745c5c3_Var17 string
+		templ_7745c5c3_Var17, templ_7745c5c3_Err = templruntime.NewAttributeExpression(s.id).Resolve(ctx)
 		if templ_7745c5c3_Err != nil {
-			return templ.Error{Err: templ_7745c5c3_Err, FileName: `shell.templ`, Line: 75, Col: 24}
+			return templ.Error{Err: templ_7745c5c3_Err, FileName: `shell.templ`, Line: 91, Col: 24}
 		}
-		_, templ_7745c5c3_Err = templ_7745c5c3_Buffer.WriteString(templ_7745c5c3_Var13)
-		if templ_7745c5c3_Err != nil {
-			return templ_7745c5c3_Err
-		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 22, "\"><a class=\"skip\" href=\"#main\">Skip to the content</a> <svg class=\"defs\" aria-hidden=\"true\" width=\"0\" height=\"0\"><defs><pattern id=\"hatch\" width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\" patternTransform=\"rotate(45)\"><rect width=\"6\" height=\"6\" class=\"hatchground\"></rect><rect width=\"2\" height=\"6\" class=\"hatchline\"></rect></pattern> <pattern id=\"dots\" width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\"><rect width=\"6\" height=\"6\" class=\"hatchground\"></rect><circle cx=\"3\" cy=\"3\" r=\"1.5\" class=\"hatchline\"></circle></pattern> <symbol id=\"mark-full\" viewBox=\"0 0 12 12\"><circle cx=\"6\" cy=\"6\" r=\"4.5\" fill=\"currentColor\"></circle></symbol> <symbol id=\"mark-ring\" viewBox=\"0 0 12 12\"><circle cx=\"6\" cy=\"6\" r=\"4\" fill=\"none\" stroke=\"currentColor\" stroke-width=\"1.5\"></circle></symbol> <symbol id=\"mark-half\" viewBox=\"0 0 12 12\"><circle cx=\"6\" cy=\"6\" r=\"4\" fill=\"none\" stroke=\"currentColor\" stroke-width=\"1.5\"></circle><path d=\"M6 2a4 4 0 0 1 0 8z\" fill=\"currentColor\"></path></symbol> <symbol id=\"mark-down\" viewBox=\"0 0 12 12\"><path d=\"M6 1.5v8M2.5 6 6 9.8 9.5 6\" fill=\"none\" stroke=\"currentColor\" stroke-width=\"1.8\"></path></symbol> <symbol id=\"mark-square\" viewBox=\"0 0 12 12\"><rect x=\"2\" y=\"2\" width=\"8\" height=\"8\" fill=\"none\" stroke=\"currentColor\" stroke-width=\"1.5\"></rect></symbol> <symbol id=\"mark-cross\" viewBox=\"0 0 12 12\"><path d=\"M2.5 2.5l7 7M9.5 2.5l-7 7\" stroke=\"currentColor\" stroke-width=\"2\"></path></symbol> <symbol id=\"mark-tick\" viewBox=\"0 0 12 12\"><path d=\"M1.8 6.4 4.8 9.4 10.2 2.8\" fill=\"none\" stroke=\"currentColor\" stroke-width=\"2\"></path></symbol> <symbol id=\"mark-dash\" viewBox=\"0 0 12 12\"><path d=\"M2 6h8\" stroke=\"currentColor\" stroke-width=\"2\"></path></symbol> <symbol id=\"mark-play\" viewBox=\"0 0 12 12\"><path d=\"M3 1.5 10.5 6 3 10.5z\" fill=\"currentColor\"></path></symbol></defs></svg><header><h1>llama-orch <span class=\"dim\">")
+		_, templ_7745c5c3_Err = templ_7745c5c3_Buffer.WriteString(templ_7745c5c3_Var17)
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		var templ_7745c5c3_Var14 string
-		templ_7745c5c3_Var14, templ_7745c5c3_Err = templ.JoinStringErrs(version)
-		if templ_7745c5c3_Err != nil {
-			return templ.Error{Err: templ_7745c5c3_Err, FileName: `shell.templ`, Line: 93, Col: 46}
-		}
-		_, templ_7745c5c3_Err = templ_7745c5c3_Buffer.WriteString(templ.EscapeString(templ_7745c5c3_Var14))
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 27, "\"><a class=\"skip\" href=\"#main\">Skip to the content</a> <svg class=\"defs\" aria-hidden=\"true\" width=\"0\" height=\"0\"><defs><pattern id=\"hatch\" width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\" patternTransform=\"rotate(45)\"><rect width=\"6\" height=\"6\" class=\"hatchground\"></rect><rect width=\"2\" height=\"6\" class=\"hatchline\"></rect></pattern> <pattern id=\"dots\" width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\"><rect width=\"6\" height=\"6\" class=\"hatchground\"></rect><circle cx=\"3\" cy=\"3\" r=\"1.5\" class=\"hatchline\"></circle></pattern> <symbol id=\"mark-full\" viewBox=\"0 0 12 12\"><circle cx=\"6\" cy=\"6\" r=\"4.5\" fill=\"currentColor\"></circle></symbol> <symbol id=\"mark-ring\" viewBox=\"0 0 12 12\"><circle cx=\"6\" cy=\"6\" r=\"4\" fill=\"none\" stroke=\"currentColor\" stroke-width=\"1.5\"></circle></symbol> <symbol id=\"mark-half\" viewBox=\"0 0 12 12\"><circle cx=\"6\" cy=\"6\" r=\"4\" fill=\"none\" stroke=\"currentColor\" stroke-width=\"1.5\"></circle><path d=\"M6 2a4 4 0 0 1 0 8z\" fill=\"currentColor\"></path></symbol> <symbol id=\"mark-down\" viewBox=\"0 0 12 12\"><path d=\"M6 1.5v8M2.5 6 6 9.8 9.5 6\" fill=\"none\" stroke=\"currentColor\" stroke-width=\"1.8\"></path></symbol> <symbol id=\"mark-square\" viewBox=\"0 0 12 12\"><rect x=\"2\" y=\"2\" width=\"8\" height=\"8\" fill=\"none\" stroke=\"currentColor\" stroke-width=\"1.5\"></rect></symbol> <symbol id=\"mark-cross\" viewBox=\"0 0 12 12\"><path d=\"M2.5 2.5l7 7M9.5 2.5l-7 7\" stroke=\"currentColor\" stroke-width=\"2\"></path></symbol> <symbol id=\"mark-tick\" viewBox=\"0 0 12 12\"><path d=\"M1.8 6.4 4.8 9.4 10.2 2.8\" fill=\"none\" stroke=\"currentColor\" stroke-width=\"2\"></path></symbol> <symbol id=\"mark-dash\" viewBox=\"0 0 12 12\"><path d=\"M2 6h8\" stroke=\"currentColor\" stroke-width=\"2\"></path></symbol> <symbol id=\"mark-play\" viewBox=\"0 0 12 12\"><path d=\"M3 1.5 10.5 6 3 10.5z\" fill=\"currentColor\"></path></symbol></defs></svg><header><h1>llama-orch <span class=\"dim\">")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 23, "</span></h1><nav aria-label=\"Views\"><a href=\"#overview\">Overview</a> <a href=\"#tasks\">Tasks</a> <a href=\"#models\">Models</a> <a href=\"#logs\">Logs</a> <a href=\"#playground\">Playground</a></nav><p id=\"link\" role=\"status\">…</p>")
+		var templ_7745c5c3_Var18 string
+		templ_7745c5c3_Var18, templ_7745c5c3_Err = templ.JoinStringErrs(version)
+		if templ_7745c5c3_Err != nil {
+			return templ.Error{Err: templ_7745c5c3_Err, FileName: `shell.templ`, Line: 109, Col: 46}
+		}
+		_, templ_7745c5c3_Err = templ_7745c5c3_Buffer.WriteString(templ.EscapeString(templ_7745c5c3_Var18))
+		if templ_7745c5c3_Err != nil {
+			return templ_7745c5c3_Err
+		}
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 28, "</span></h1><nav aria-label=\"Views\"><a href=\"#overview\">Overview</a> <a href=\"#tasks\">Tasks</a> <a href=\"#models\">Models</a> <a href=\"#logs\">Logs</a> <a href=\"#playground\">Playground</a></nav><p id=\"link\" role=\"status\">…</p>")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
 		if guest {
-			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 24, "<form method=\"post\" action=\"/page/logout\"><button type=\"submit\" class=\"small\">Log out</button></form>")
+			templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 29, "<form method=\"post\" action=\"/page/logout\"><button type=\"submit\" class=\"small\">Log out</button></form>")
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 25, "</header><main id=\"main\" tabindex=\"-1\"><p id=\"said\" role=\"status\"></p><section id=\"overview\" aria-labelledby=\"overview-title\"><h2 id=\"overview-title\" class=\"unseen\">Overview</h2><ul class=\"figures\" data-group=\"totals\">")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 30, "</header><main id=\"main\" tabindex=\"-1\"><p id=\"said\" role=\"status\"></p><section id=\"overview\" aria-labelledby=\"overview-title\"><h2 id=\"overview-title\" class=\"unseen\">Overview</h2><ul class=\"figures\" data-group=\"totals\">")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
@@ -338,7 +416,7 @@ func shell(version string, guest bool, s snapshot) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 26, "</ul><div class=\"wideview\">")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 31, "</ul><div class=\"wideview\">")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
@@ -354,7 +432,7 @@ func shell(version string, guest bool, s snapshot) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 27, "</div><div class=\"side\"><h2>Cards</h2><ul class=\"cards\" data-group=\"cards\">")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 32, "</div><div class=\"side\"><h2>Cards</h2><ul class=\"cards\" data-group=\"cards\">")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
@@ -362,7 +440,7 @@ func shell(version string, guest bool, s snapshot) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 28, "</ul><h2>Pools</h2><ul class=\"cards\" data-group=\"pools\">")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 33, "</ul><h2>Pools</h2><ul class=\"cards\" data-group=\"pools\">")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
@@ -370,7 +448,7 @@ func shell(version string, guest bool, s snapshot) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 29, "</ul><h2>Predictions</h2><ul class=\"plain\" data-group=\"outlook\">")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 34, "</ul><h2>Predictions</h2><ul class=\"plain\" data-group=\"outlook\">")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
@@ -378,7 +456,7 @@ func shell(version string, guest bool, s snapshot) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 30, "</ul><h2>Swaps</h2><ul class=\"plain\" data-group=\"swaps\">")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 35, "</ul><h2>Swaps</h2><ul class=\"plain\" data-group=\"swaps\">")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
@@ -386,7 +464,7 @@ func shell(version string, guest bool, s snapshot) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 31, "</ul></div><div class=\"full\">")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 36, "</ul></div><div class=\"full\">")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
@@ -394,7 +472,7 @@ func shell(version string, guest bool, s snapshot) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 32, "</div></section><section id=\"tasks\" aria-labelledby=\"tasks-title\"><h2 id=\"tasks-title\">Tasks</h2><form class=\"bar\" id=\"tasks-form\"><label>State <select name=\"state\"><option value=\"\">all</option><option>queued</option><option>running</option><option>completed</option><option>failed</option><option>canceled</option></select></label> <button type=\"submit\" class=\"small\">Show</button> <span class=\"dim\" id=\"tasks-count\"></span></form><table><caption class=\"unseen\">Tasks, the newest first</caption> <thead><tr><th scope=\"col\">Accepted</th><th scope=\"col\">Task</th><th scope=\"col\">State</th><th scope=\"col\">Pool</th><th scope=\"col\" class=\"number\">Tokens</th><td></td></tr></thead> <tbody id=\"tasks-rows\"></tbody></table><button type=\"button\" class=\"small\" id=\"tasks-more\" hidden>Show 100 more</button></section><section id=\"models\" aria-labelledby=\"models-title\"><h2 id=\"models-title\">Models</h2>")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 37, "</div></section><section id=\"tasks\" aria-labelledby=\"tasks-title\"><h2 id=\"tasks-title\">Tasks</h2><form class=\"bar\" id=\"tasks-form\"><label>State <select name=\"state\"><option value=\"\">all</option><option>queued</option><option>running</option><option>completed</option><option>failed</option><option>canceled</option></select></label> <button type=\"submit\" class=\"small\">Show</button> <span class=\"dim\" id=\"tasks-count\"></span></form><table><caption class=\"unseen\">Tasks, the newest first</caption> <thead><tr><th scope=\"col\">Accepted</th><th scope=\"col\">Task</th><th scope=\"col\">State</th><th scope=\"col\">Pool</th><th scope=\"col\" class=\"number\">Tokens</th><td></td></tr></thead> <tbody id=\"tasks-rows\"></tbody></table><button type=\"button\" class=\"small\" id=\"tasks-more\" hidden>Show 100 more</button></section><section id=\"models\" aria-labelledby=\"models-title\"><h2 id=\"models-title\">Models</h2>")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
@@ -406,7 +484,7 @@ func shell(version string, guest bool, s snapshot) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 33, "</section><section id=\"logs\" aria-labelledby=\"logs-title\"><h2 id=\"logs-title\">Logs</h2><form class=\"bar\" id=\"log-form\"><label>Level <select name=\"level\"><option value=\"\">all</option><option value=\"info\">info and graver</option><option value=\"warn\">warnings and errors</option><option value=\"error\">errors</option></select></label> <label>Pool <select name=\"pool_id\"><option value=\"\">all</option></select></label> <label>Task <input name=\"task_id\" maxlength=\"64\" placeholder=\"any\" autocomplete=\"off\"></label> <label>Text <input name=\"text\" maxlength=\"256\" placeholder=\"any\" autocomplete=\"off\"></label> <button type=\"submit\" class=\"small\">Show</button> <button type=\"button\" class=\"small\" id=\"log-hold\" aria-pressed=\"false\">Hold still</button> <span class=\"dim\" id=\"log-count\"></span></form><div id=\"log-lines\" role=\"log\" tabindex=\"0\" aria-labelledby=\"logs-title\"></div></section><section id=\"playground\" aria-labelledby=\"playground-title\"><h2 id=\"playground-title\">Playground</h2><form id=\"play\"><div class=\"bar\"><label>Model <select name=\"first\"></select></label> <label>beside it <select name=\"second\"><option value=\"\">none</option></select></label> <label>As <select name=\"kind\"><option value=\"prompt\">a prompt</option><option value=\"chat\">a chat</option></select></label> <label>Seed <input name=\"seed\" type=\"number\" min=\"0\" max=\"4294967294\" placeholder=\"any\"></label> <label>Tokens <input name=\"max_tokens\" type=\"number\" min=\"1\" max=\"100000\" value=\"128\"></label> <label class=\"check\"><input name=\"strict\" type=\"checkbox\"> strict</label></div><label for=\"words\">Prompt</label> <textarea id=\"words\" name=\"words\" rows=\"4\" required></textarea><div class=\"bar\"><button type=\"submit\">Send</button> <button type=\"button\" id=\"halt\" disabled>Stop</button> <button type=\"button\" id=\"anew\">New chat</button></div></form><div class=\"answers\"><article aria-labelledby=\"first-title\"><h3 id=\"first-title\">Answer</h3><div class=\"talk\" data-talk=\"first\" tabindex=\"0\" role=\"log\" aria-labelledby=\"first-title\"></div><p class=\"dim\" data-facts=\"first\"></p></article><article id=\"second\" aria-labelledby=\"second-title\" hidden><h3 id=\"second-title\">Second answer</h3><div class=\"talk\" data-talk=\"second\" tabindex=\"0\" role=\"log\" aria-labelledby=\"second-title\"></div><p class=\"dim\" data-facts=\"second\"></p></article></div></section></main><dialog id=\"task\" aria-labelledby=\"task-title\"><h2 id=\"task-title\">Task</h2><div id=\"task-body\"></div><div id=\"task-why\"></div><div class=\"bar\"><button type=\"button\" data-do=\"cancel\">Cancel the task</button> <button type=\"button\" data-do=\"replay\">Run it again</button> <button type=\"button\" data-do=\"why\">Why here?</button> <a id=\"task-proof\" hidden>Proof bundle</a> <button type=\"button\" data-log=\"\">Its log</button> <button type=\"button\" data-do=\"close\">Close</button></div><p id=\"task-said\" role=\"status\"></p></dialog><noscript><p class=\"problem\">Without JavaScript this page shows the server as it was when it was loaded.</p></noscript></body></html>")
+		templ_7745c5c3_Err = templruntime.WriteString(templ_7745c5c3_Buffer, 38, "</section><section id=\"logs\" aria-labelledby=\"logs-title\"><h2 id=\"logs-title\">Logs</h2><form class=\"bar\" id=\"log-form\"><label>Level <select name=\"level\"><option value=\"\">all</option><option value=\"info\">info and graver</option><option value=\"warn\">warnings and errors</option><option value=\"error\">errors</option></select></label> <label>Pool <select name=\"pool_id\"><option value=\"\">all</option></select></label> <label>Task <input name=\"task_id\" maxlength=\"128\" placeholder=\"any\" autocomplete=\"off\"></label> <label>Text <input name=\"text\" maxlength=\"256\" placeholder=\"any\" autocomplete=\"off\"></label> <button type=\"submit\" class=\"small\">Show</button> <button type=\"button\" class=\"small\" id=\"log-hold\" aria-pressed=\"false\">Hold still</button> <span class=\"dim\" id=\"log-count\"></span></form><div id=\"log-lines\" role=\"log\" tabindex=\"0\" aria-labelledby=\"logs-title\"></div></section><section id=\"playground\" aria-labelledby=\"playground-title\"><h2 id=\"playground-title\">Playground</h2><form id=\"play\"><div class=\"bar\"><label>Model <select name=\"first\"></select></label> <label>beside it <select name=\"second\"><option value=\"\">none</option></select></label> <label>As <select name=\"kind\"><option value=\"prompt\">a prompt</option><option value=\"chat\">a chat</option></select></label> <label>Seed <input name=\"seed\" type=\"number\" min=\"0\" max=\"4294967294\" placeholder=\"any\"></label> <label>Tokens <input name=\"max_tokens\" type=\"number\" min=\"1\" max=\"100000\" value=\"128\"></label> <label class=\"check\"><input name=\"strict\" type=\"checkbox\"> strict</label></div><label for=\"words\">Prompt <span class=\"dim\">(Ctrl+Enter sends it)</span></label> <textarea id=\"words\" name=\"words\" rows=\"4\" required></textarea><div class=\"bar\"><button type=\"submit\">Send</button> <button type=\"button\" id=\"halt\" disabled>Stop</button> <button type=\"button\" id=\"anew\">New chat</button></div></form><div class=\"answers\"><article aria-labelledby=\"first-title\"><h3 id=\"first-title\">Answer</h3><div class=\"talk\" data-talk=\"first\" tabindex=\"0\" role=\"log\" aria-labelledby=\"first-title\"></div><p class=\"dim\" data-facts=\"first\"></p></article><article id=\"second\" aria-labelledby=\"second-title\" hidden><h3 id=\"second-title\">Second answer</h3><div class=\"talk\" data-talk=\"second\" tabindex=\"0\" role=\"log\" aria-labelledby=\"second-title\"></div><p class=\"dim\" data-facts=\"second\"></p></article></div></section></main><dialog id=\"task\" aria-labelledby=\"task-title\"><h2 id=\"task-title\">Task</h2><div id=\"task-body\"></div><div id=\"task-why\"></div><div class=\"bar\"><button type=\"button\" data-do=\"cancel\">Cancel the task</button> <button type=\"button\" data-do=\"replay\">Run it again</button> <button type=\"button\" data-do=\"why\">Why here?</button> <a id=\"task-proof\" hidden>Proof bundle</a> <button type=\"button\" data-log=\"\">Its log</button> <button type=\"button\" data-do=\"close\">Close</button><p id=\"task-said\" role=\"status\"></p></div></dialog><noscript><p class=\"problem\">Without JavaScript this page shows the server as it was when it was loaded.</p></noscript></body></html>")
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}

@@ -25,7 +25,8 @@ import (
 type Ledger interface {
 	// Claim makes the caller the owner of every live task that nobody holds, and returns them: those that were running
 	// first, in the order they were started, then the queued ones, in the order of their sequence numbers. It renews what
-	// the caller holds. Tasks that it accepts later are its own.
+	// the caller holds. Tasks that it accepts later are its own. An owner names one daemon at a time: its next life, which has the same name, takes at
+	// once what the one before held.
 	Claim(ctx context.Context, owner string) (Claim, error)
 	// NextSeq hands out a sequence number, and returns at once. The number is greater than every one that this ledger handed
 	// out since it was opened, and than that of every task that was ever accepted.
@@ -53,7 +54,7 @@ type Ledger interface {
 	Finish(ctx context.Context, r task.Record) error
 
 	// Delete removes what an ended task was asked and answered, with all digests of it, and leaves what task.Record.Erased says. It returns
-	// once nothing of that is in the store's files any more. A task that was deleted before keeps the time of that. ErrUnknown,
+	// once nothing of that is in the store's files any more, or, where those are a database server's, once no query finds it. A task that was deleted before keeps the time of that. ErrUnknown,
 	// ErrLive.
 	Delete(ctx context.Context, id string, at time.Time) error
 	// Expire does what Delete does, for each ended task whose request said how long its text is kept (KeepText), once that is over. It

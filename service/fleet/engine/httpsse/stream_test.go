@@ -16,11 +16,14 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 
 	"github.com/llama-orch/llama-orch/service/task"
@@ -60,11 +63,65 @@ func answering(t *testing.T, pieces ...string) *Client {
 	t.Helper()
 	return engine(t, func(conn net.Conn, in *bufio.Reader) {
 		readRequest(in)
-		for _, p := range pieces {
+		for i, p := range pieces {
+			if i > 0 {
+				taken(conn) // so that they come apart
+			}
 			_, _ = io.WriteString(conn, p)
-			time.Sleep(time.Millisecond) // so that they come apart
 		}
 	})
+}
+
+// taken returns when the other side, which is of this machine, has read all that was written, or is gone.
+func taken(conn net.Conn) {
+	raw, err := conn.(*net.TCPConn).SyscallConn()
+	for delivered := false; err == nil && !delivered; runtime.Gosched() {
+		err = raw.Control(func(fd uintptr) {
+			left, asked := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+			delivered = asked != nil || left == 0
+		})
+	}
+	port := func(a net.Addr) string { return fmt.Sprintf(":%04X", a.(*net.TCPAddr).Port) }
+	for unread := true; unread; runtime.Gosched() {
+		unread = false
+		table, _ := os.ReadFile("/proc/net/tcp")
+		for line := range strings.Lines(string(table)) {
+			if f := strings.Fields(line); len(f) > 4 && strings.HasSuffix(f[1], port(conn.RemoteAddr())) && strings.HasSuffix(f[2], port(conn.LocalAddr())) {
+				_, waits, _ := strings.Cut(f[4], ":")
+				unread = waits != "00000000"
+			}
+		}
+	}
+}
+
+// LO-851
+func TestTakenWaitsForTheReader(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	reader, err := net.Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	defer reader.Close()
+	writer, err := l.Accept()
+	require.NoError(t, err)
+	defer writer.Close()
+	taken(writer)
+	_, err = io.WriteString(writer, "hello")
+	require.NoError(t, err)
+	var read atomic.Bool
+	done := make(chan bool)
+	go func() { taken(writer); done <- read.Load() }()
+	for range 1000 { // it goes on looking
+		runtime.Gosched()
+	}
+	read.Store(true)
+	_, err = io.ReadFull(reader, make([]byte, 5))
+	require.NoError(t, err)
+	require.True(t, <-done)
+	_, err = io.WriteString(writer, "never read")
+	require.NoError(t, err)
+	require.NoError(t, reader.Close())
+	taken(writer)
 }
 
 // events reads a stream to its end.
@@ -231,7 +288,7 @@ func TestAnEngineThatDiesBehindATokenIsNoticed(t *testing.T) {
 		c := engine(t, func(conn net.Conn, in *bufio.Reader) {
 			readRequest(in)
 			_, _ = io.WriteString(conn, ok+"Transfer-Encoding: chunked\r\n\r\n")
-			time.Sleep(100 * time.Microsecond) // the client waits for a token now
+			taken(conn) // the client waits for a token now
 			_, _ = io.WriteString(conn, "9\r\ndata: a\n\n\r\n")
 			_ = conn.Close()
 		})

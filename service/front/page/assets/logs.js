@@ -4,7 +4,7 @@ import { clock, make, mark } from "./call.js";
 
 const most = 500; // lines that are shown, and that are kept while nothing may move
 const form = document.forms["log-form"], list = document.getElementById("log-lines"), hold = document.getElementById("log-hold");
-let waiting = [], asked = 0, held = false;
+let waiting = [], asked = 0, held = false, begins = false;
 
 // wanted is what the stream is asked for.
 export function wanted() {
@@ -62,6 +62,8 @@ function draw() {
   asked = 0;
   if (held) return tell();
   const end = list.scrollHeight - list.scrollTop - list.clientHeight < 40, fresh = waiting.splice(0);
+  if (begins) list.replaceChildren();
+  begins = false;
   list.setAttribute("aria-live", fresh.length > 5 ? "off" : "polite"); // nobody can listen to a flood
   list.append(...fresh.map(row));
   while (list.children.length > most) list.firstElementChild.remove();
@@ -73,7 +75,7 @@ function draw() {
 export function take(lines, anew) {
   if (anew) {
     waiting = [];
-    if (!held) list.replaceChildren();
+    begins = true;
   }
   waiting.push(...lines);
   if (waiting.length > most) {

@@ -5,7 +5,7 @@ import { call, make, said } from "./call.js";
 const form = document.getElementById("play"), halt = document.getElementById("halt");
 const sides = ["first", "second"];
 const talks = { first: [], second: [] }; // the messages of the chat so far
-let running = new Map(); // by side: the task and its stream
+const running = new Map(); // by side: its task, whose id and stream it has once they are there
 
 export async function openPlayground() {
   const { first, second } = form.elements;
@@ -22,7 +22,7 @@ export async function openPlayground() {
 }
 
 function busy() {
-  halt.disabled = running.size === 0;
+  halt.disabled = ![...running.values()].some((own) => own.id);
   form.querySelector("[type=submit]").disabled = running.size > 0;
 }
 
@@ -41,19 +41,22 @@ async function ask(side, model, f) {
   if (f.seed.value !== "") request.seed = Number(f.seed.value);
   if (f.strict.checked) request.determinism = "strict";
   fact.textContent = "…";
+  const own = {};
+  running.set(side, own);
+  busy();
+  const over = (text) => {
+    own.source?.close();
+    if (running.get(side) === own) running.delete(side);
+    fact.textContent = text;
+    busy();
+  };
   try {
     const task = await call("POST", "/v1/tasks", JSON.stringify(request));
     const answer = make("span"), thought = make("span", "", { class: "thought" });
     out.append(thought, answer);
     const source = new EventSource("/v1/tasks/" + task.task_id + "/stream");
-    running.set(side, { id: task.task_id, source });
+    Object.assign(own, { id: task.task_id, source });
     busy();
-    const over = (text) => {
-      source.close();
-      running.delete(side);
-      fact.textContent = text;
-      busy();
-    };
     source.addEventListener("metrics", (event) => {
       const m = JSON.parse(event.data);
       fact.textContent = m.phase === "queued" ? m.queue_position + " ahead" : m.phase;
@@ -74,20 +77,24 @@ async function ask(side, model, f) {
       else if (source.readyState === EventSource.CLOSED) over("The stream was lost. The task is in the list of tasks."); // else the browser comes back
     });
   } catch (error) {
-    fact.textContent = error.message;
-    busy();
+    over(error.message);
   }
 }
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
+  if (running.size > 0) return;
   const f = form.elements;
   document.getElementById("second").hidden = f.second.value === "";
   for (const side of sides) if (f[side].value) ask(side, f[side].value, f);
 });
 
+document.getElementById("words").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && running.size === 0) form.requestSubmit();
+});
+
 halt.addEventListener("click", async () => {
-  for (const { id } of running.values()) await call("POST", "/v1/tasks/" + id + "/cancel").catch((error) => said(error.message));
+  for (const { id } of [...running.values()].filter((own) => own.id)) await call("POST", "/v1/tasks/" + id + "/cancel").catch((error) => said(error.message));
 });
 
 document.getElementById("anew").addEventListener("click", () => {

@@ -92,7 +92,7 @@ func fenced(t *testing.T, l Opened) {
 	accept(t, l, 1, 2)
 	other, err := l.Second()
 	require.NoError(t, err)
-	theirs := claim(t, other)
+	theirs := claimAs(t, other, "another")
 	require.Empty(t, theirs.Tasks)
 	require.Greater(t, theirs.Fence, mine.Fence)
 	require.ErrorIs(t, other.Finish(t.Context(), Ended(Sample(1), task.Completed)), ledger.ErrFenced)
@@ -101,7 +101,7 @@ func fenced(t *testing.T, l Opened) {
 	require.Equal(t, task.Queued, r.State)
 
 	l.Lapse()
-	require.Equal(t, []string{ID(1), ID(2)}, ids(claim(t, other).Tasks))
+	require.Equal(t, []string{ID(1), ID(2)}, ids(claimAs(t, other, "another").Tasks))
 	require.ErrorIs(t, l.Dispatch(t.Context(), Dispatched(Sample(1))), ledger.ErrFenced)
 	require.ErrorIs(t, l.Finish(t.Context(), Ended(Sample(2), task.StateCanceled)), ledger.ErrFenced)
 	l.Started(Dispatched(Sample(1)))

@@ -91,6 +91,7 @@ func Full(state task.State) task.Record {
 	} else {
 		r.End = nil
 		r.Err.Reasons = nil // those of /readyz; no task ends with them
+		r.Err.Narrated = "" // of a refusal, for the log; no task ends with it
 	}
 	r.Task.Session, r.Charge, r.Deleted = nil, nil, nil // a record that is read has none of the first two
 	r.Task.Request.Unfit = nil                          // admission refuses what has any

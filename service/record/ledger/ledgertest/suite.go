@@ -113,9 +113,14 @@ func next(t testing.TB, l ledger.Ledger) uint64 {
 
 func claim(t testing.TB, l ledger.Ledger) ledger.Claim {
 	t.Helper()
-	c, err := l.Claim(t.Context(), "me")
+	return claimAs(t, l, "me")
+}
+
+func claimAs(t testing.TB, l ledger.Ledger, owner string) ledger.Claim {
+	t.Helper()
+	c, err := l.Claim(t.Context(), owner)
 	require.NoError(t, err)
-	require.Equal(t, "me", c.Owner)
+	require.Equal(t, owner, c.Owner)
 	return c
 }
 

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/record/ledger/entry"
+
 	"github.com/llama-orch/llama-orch/service/record/ledger"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -23,7 +25,7 @@ const lineBytes = 96
 
 // KeepFile implements ledger.Batches.
 func (l *Ledger) KeepFile(ctx context.Context, f task.File) error {
-	text, err := encode(f)
+	text, err := entry.Encode(f)
 	if err != nil {
 		return fmt.Errorf("keep file %s: %w", f.ID, err)
 	}
@@ -68,7 +70,7 @@ func (r *Reader) File(ctx context.Context, id string) (f task.File, ok bool, err
 // KeepBatch implements ledger.Batches. Lines come in commits of their own, so that callers who wait behind one wait hardly longer than behind
 // another caller's commit.
 func (l *Ledger) KeepBatch(ctx context.Context, b task.BatchRecord, lines []task.Line) error {
-	text, err := encode(b)
+	text, err := entry.Encode(b)
 	if err != nil {
 		return fmt.Errorf("keep batch %s: %w", b.ID, err)
 	}
@@ -95,7 +97,7 @@ func (l *Ledger) EndLine(ctx context.Context, line task.Line) error {
 
 // EndLines implements ledger.Batches.
 func (l *Ledger) EndLines(ctx context.Context, b task.BatchRecord, as task.LineState) error {
-	text, err := encode(b)
+	text, err := entry.Encode(b)
 	if err != nil {
 		return fmt.Errorf("end the lines of batch %s: %w", b.ID, err)
 	}
@@ -312,14 +314,14 @@ func (w *writer) keepBatch(b task.BatchRecord, text []byte) error {
 		return err
 	}
 	if known > 0 {
-		return w.exec(`UPDATE batch SET ended_ms = ?, record = ? WHERE id = ?`, toMS(b.EndedAt), string(text), b.ID)
+		return w.exec(`UPDATE batch SET ended_ms = ?, record = ? WHERE id = ?`, entry.ToMS(b.EndedAt), string(text), b.ID)
 	}
 	if b.FileID != "" {
 		if there, err := w.counts(`SELECT count(*) FROM file WHERE id = ?`, b.FileID); err != nil || there == 0 {
 			return errors.Join(err, ledger.ErrUnknown)
 		}
 	}
-	return w.exec(`INSERT INTO batch (id, dialect, file_id, artifact, ended_ms, record) VALUES (?, ?, ?, ?, ?, ?)`, b.ID, b.Dialect, b.FileID, b.Artifact, toMS(b.EndedAt), string(text))
+	return w.exec(`INSERT INTO batch (id, dialect, file_id, artifact, ended_ms, record) VALUES (?, ?, ?, ?, ?, ?)`, b.ID, b.Dialect, b.FileID, b.Artifact, entry.ToMS(b.EndedAt), string(text))
 }
 
 func (w *writer) addLines(batch string, lines []task.Line) error {
@@ -349,35 +351,19 @@ type storedLine struct {
 // lineColumns are what scanLine takes.
 const lineColumns = `b.seq, b.id, l.n, l.custom_id, l.at, l.bytes, l.state, l.tries, l.outcome`
 
-// lineOutcome is the JSON of how a line ended without a task.
-type lineOutcome struct {
-	Status  int              `json:"status,omitempty"`
-	Refusal json.RawMessage  `json:"refusal,omitempty"`
-	Fault   *task.BatchFault `json:"fault,omitempty"`
-}
-
 func scanLine(from interface{ Scan(into ...any) error }) (*storedLine, error) {
 	var l storedLine
 	var outcome []byte
 	if err := from.Scan(&l.batch, &l.Batch, &l.N, &l.CustomID, &l.At, &l.Bytes, &l.State, &l.Tries, &outcome); err != nil {
 		return nil, err
 	}
-	if outcome == nil {
-		return &l, nil
-	}
-	var o lineOutcome
-	err := json.Unmarshal(outcome, &o)
-	l.Status, l.Refusal, l.Fault = o.Status, o.Refusal, o.Fault
-	return &l, err
+	return &l, entry.DecodeLine(outcome, &l.Line)
 }
 
 // encodeLine is the outcome of a line, where it has one.
 func encodeLine(l task.Line) (sql.NullString, error) {
-	if l.Status == 0 && l.Fault == nil {
-		return sql.NullString{}, nil
-	}
-	text, err := encode(lineOutcome{l.Status, l.Refusal, l.Fault})
-	return orNull(string(text)), err
+	text, err := entry.EncodeLine(l)
+	return entry.OrNull(string(text)), err
 }
 
 func (w *writer) line(batch string, n int) (*storedLine, error) {

@@ -41,7 +41,7 @@ func BenchmarkTask(b *testing.B) {
 				}
 			})
 			b.ReportMetric(float64((processorTime(b)-begun).Microseconds())/float64(b.N), "cpu-µs/op")
-			b.ReportMetric(float64(b.N)/testutil.ToFloat64(l.metrics.commits), "tasks/commit")
+			b.ReportMetric(float64(b.N)/testutil.ToFloat64(l.metrics.Commits), "tasks/commit")
 		})
 	}
 }

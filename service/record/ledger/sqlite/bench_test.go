@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/record/ledger/entry"
+
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
@@ -78,7 +80,7 @@ func BenchmarkAccept(b *testing.B) {
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "accepts/s")
 			b.ReportMetric(percentile(all, 50), "p50-ms")
 			b.ReportMetric(percentile(all, 99), "p99-ms")
-			b.ReportMetric(float64(b.N)/testutil.ToFloat64(l.metrics.commits), "accepts/commit")
+			b.ReportMetric(float64(b.N)/testutil.ToFloat64(l.metrics.Commits), "accepts/commit")
 			b.ReportMetric(fsync, "fsync-ms")
 		})
 	}
@@ -91,10 +93,10 @@ func BenchmarkOpen(b *testing.B) {
 	var batch []*op
 	for seq := uint64(1); seq <= finished+queued; seq++ {
 		t := sample(seq)
-		run := func(w *writer) error { return w.accept(t, nil, func() ([]byte, error) { return encodeTask(t) }) }
+		run := func(w *writer) error { return w.accept(t, nil, func() ([]byte, error) { return entry.EncodeTask(t) }) }
 		if seq%11 != 0 {
 			r := ended(t, task.Completed, "Autumn ", "moonlight", "—", "\n", "a worm digs ", "silently", "\n", "into the chestnut.")
-			outcome, err := encodeOutcome(r)
+			outcome, err := entry.EncodeOutcome(r)
 			require.NoError(b, err)
 			run = func(w *writer) error { return w.finish(r, outcome, nil) }
 		}

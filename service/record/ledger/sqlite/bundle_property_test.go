@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/llama-orch/llama-orch/service/record/bundle"
+	"github.com/llama-orch/llama-orch/service/record/ledger/ledgertest"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -141,7 +142,7 @@ func drawEnd(t *rapid.T, r *task.Record) {
 			r.Transcript.Ends = append(r.Transcript.Ends, len(r.Transcript.Text))
 		}
 		if rapid.Bool().Draw(t, "of parts") {
-			r.Transcript.Marks = drawMarks(t, len(tokens))
+			r.Transcript.Marks = ledgertest.Marks(t, len(tokens))
 		}
 	}
 	r.FinishedAt, r.SealedAt, r.LastEventID = moments(t, "finished"), "3-aabbccdd", "4-aabbccdd"

@@ -4,12 +4,16 @@ package sqlite
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"database/sql"
+	"encoding/hex"
 	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/llama-orch/llama-orch/service/record/ledger/entry"
 
 	"github.com/stretchr/testify/require"
 
@@ -145,12 +149,12 @@ func TestExportHoldsTextBack(t *testing.T) {
 	end(t, l, ended(sample(2), task.StateCanceled, "PRIVATE"))
 	accept(t, l, 3)
 
-	export := func(withText bool) (lines []exported, text string) {
+	export := func(withText bool) (lines []entry.Exported, text string) {
 		var out bytes.Buffer
 		require.NoError(t, reader(t, l.o.Path).Export(t.Context(), &out, withText))
 		text = out.String()
 		for line := range strings.Lines(text) {
-			var e exported
+			var e entry.Exported
 			require.NoError(t, json.Unmarshal([]byte(line), &e))
 			lines = append(lines, e)
 		}
@@ -159,7 +163,7 @@ func TestExportHoldsTextBack(t *testing.T) {
 	}
 	lines, text := export(false)
 	require.NotContains(t, text, "PRIVATE")
-	require.Equal(t, digest("PRIVATE prompt"), lines[0].PromptSHA256)
+	require.Equal(t, sha256Hex("PRIVATE prompt"), lines[0].PromptSHA256)
 	require.Equal(t, r.End.Receipt.TranscriptSHA256, lines[0].TranscriptSHA256)
 	require.Equal(t, r.End.Receipt, *lines[0].Receipt)
 	require.Equal(t, task.FormParts, lines[0].TranscriptForm)
@@ -170,8 +174,13 @@ func TestExportHoldsTextBack(t *testing.T) {
 	require.True(t, lines[2].FinishedAt.IsZero())
 
 	lines, _ = export(true)
-	require.Equal(t, exportedText{
+	require.Equal(t, entry.Text{
 		Prompt: "PRIVATE prompt", Messages: s.Request.Messages, Chat: s.Request.Chat, Inputs: s.Request.Inputs, Transcript: "PRIVATE <answer>",
 		Reasoning: "PRIVATE thought", ToolCalls: []task.ToolCall{{ID: "PRIVATE id", Name: "PRIVATE name", Arguments: "PRIVATE {}"}}, Result: r.End.Result,
 	}, *lines[0].Text)
+}
+
+func sha256Hex(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
 }

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/record/ledger"
+
 	"github.com/stretchr/testify/require"
 
 	"github.com/llama-orch/llama-orch/service/task"
@@ -147,7 +149,7 @@ func requireWhole(t *testing.T, path string) {
 	require.NoError(t, err)
 	report, err := r.Check(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, Report{Schema: len(steps), States: map[task.State]int{task.Queued: 100, task.Completed: 100}, Verified: 100}, report)
+	require.Equal(t, ledger.Report{Schema: len(steps), States: map[task.State]int{task.Queued: 100, task.Completed: 100}, Verified: 100}, report)
 	require.NoError(t, r.Close())
 }
 

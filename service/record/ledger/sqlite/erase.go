@@ -3,16 +3,16 @@
 package sqlite
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/record/ledger/entry"
+
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/record/ledger"
-	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // What is deleted has to be gone from the files too (LO-833). SQLite overwrites each row and each page that it frees (secure_delete). Three
@@ -70,23 +70,23 @@ func (l *Ledger) gone(ctx context.Context) error {
 
 // delete replaces what is recorded of an ended task by what stays of it. It does that for a damaged entry too.
 func (w *writer) delete(id string, at time.Time) error {
-	var found row
-	if err := w.findAll.QueryRow(id).Scan(found.into()...); err != nil {
+	var found entry.Row
+	if err := w.findAll.QueryRow(id).Scan(found.Into()...); err != nil {
 		return unknown(err)
 	}
-	record, damage := found.record()
+	record, damage := found.Record()
 	switch {
 	case !record.State.Final():
 		return ledger.ErrLive
-	case found.deleted.Valid && damage == nil:
+	case found.Deleted() && damage == nil:
 		return nil
 	}
-	record = named(record.Erased(at))
-	body, err := encodeTask(record.Task)
+	record = entry.Named(record.Erased(at))
+	body, err := entry.EncodeTask(record.Task)
 	if err != nil {
 		return err
 	}
-	outcome, err := encodeOutcome(record)
+	outcome, err := entry.EncodeOutcome(record)
 	if err != nil {
 		return err
 	}
@@ -94,11 +94,11 @@ func (w *writer) delete(id string, at time.Time) error {
 		text string
 		args []any
 	}{
-		{`DELETE FROM transcript WHERE seq = ?`, []any{found.seq}},
-		{`DELETE FROM request WHERE seq = ?`, []any{found.seq}},
-		{`INSERT INTO request (seq, task, sum) VALUES (?, ?, ?)`, []any{found.seq, string(body), taskSum(record.Task, body)}},
+		{`DELETE FROM transcript WHERE seq = ?`, []any{found.Seq()}},
+		{`DELETE FROM request WHERE seq = ?`, []any{found.Seq()}},
+		{`INSERT INTO request (seq, task, sum) VALUES (?, ?, ?)`, []any{found.Seq(), string(body), entry.TaskSum(record.Task, body)}},
 		{`UPDATE task SET outcome = ?, deleted_ms = ?, text_until_ms = NULL, fingerprint = NULL, checkpoint_event = NULL, checkpoint_sum = NULL, sealed_at = NULL,
-			last_event_id = NULL, proof_sum = NULL, proof_bytes = NULL, proof_keeps = NULL WHERE seq = ?`, []any{string(outcome), toMS(at), found.seq}},
+			last_event_id = NULL, proof_sum = NULL, proof_bytes = NULL, proof_keeps = NULL WHERE seq = ?`, []any{string(outcome), entry.ToMS(at), found.Seq()}},
 		{`INSERT OR IGNORE INTO erasing (one) VALUES (1)`, nil},
 	} {
 		if _, err := w.conn.ExecContext(context.Background(), change.text, change.args...); err != nil {
@@ -106,14 +106,6 @@ func (w *writer) delete(id string, at time.Time) error {
 		}
 	}
 	return nil
-}
-
-// named puts something into the fields that a client needs, where a damaged entry lost them.
-func named(r task.Record) task.Record {
-	t := &r.Task
-	t.Engine, t.Determinism = cmp.Or(t.Engine, "unknown"), cmp.Or(t.Determinism, task.BestEffort)
-	t.Request.ModelRef, t.Request.Workload = cmp.Or(t.Request.ModelRef, "unknown"), cmp.Or(t.Request.Workload, task.Completion)
-	return r
 }
 
 // leftOver reports whether a run before ended in the middle of a pass.

@@ -8,16 +8,8 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/llama-orch/llama-orch/service/task"
+	"github.com/llama-orch/llama-orch/service/record/ledger/entry"
 )
-
-// textUntil is when the text of an ended task is to be deleted; NULL: it is kept as long as the record.
-func textUntil(r task.Record) sql.NullInt64 {
-	if r.Task.Request.KeepText <= 0 {
-		return sql.NullInt64{}
-	}
-	return toMS(r.FinishedAt.Add(r.Task.Request.KeepText))
-}
 
 // Expire implements ledger.Ledger. Each of its commits is small, so that callers who wait behind one wait hardly longer than behind another
 // caller's commit. One pass over the files follows.
@@ -27,7 +19,7 @@ func (l *Ledger) Expire(ctx context.Context, at time.Time) (ids []string, next t
 		if err := l.db.QueryRowContext(ctx, `SELECT min(text_until_ms) FROM task WHERE text_until_ms IS NOT NULL`).Scan(&due); err != nil {
 			return ids, next, fmt.Errorf("look for texts whose time is over: %w", err)
 		}
-		if next = fromMS(due); next.IsZero() || next.After(at) {
+		if next = entry.FromMS(due); next.IsZero() || next.After(at) {
 			break
 		}
 		var some []string

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/record/ledger/entry"
+
 	"github.com/stretchr/testify/require"
 
 	"github.com/llama-orch/llama-orch/service/record/ledger/ledgertest"
@@ -23,11 +25,11 @@ func TestFilesOfTheVersionBefore(t *testing.T) {
 	b.Artifact, b.EndedAt = "sha256-b", ledgertest.Epoch
 	db, err := sql.Open("sqlite", path)
 	require.NoError(t, err)
-	ofFile, err := encode(f)
+	ofFile, err := entry.Encode(f)
 	require.NoError(t, err)
 	_, err = db.Exec(`INSERT INTO file (id, file) VALUES (?, ?)`, f.ID, string(ofFile))
 	require.NoError(t, err)
-	ofBatch, err := encode(b)
+	ofBatch, err := entry.Encode(b)
 	require.NoError(t, err)
 	_, err = db.Exec(`INSERT INTO batch (id, dialect, file_id, ended_ms, record) VALUES (?, ?, '', ?, ?)`, b.ID, b.Dialect, b.EndedAt.UnixMilli(), string(ofBatch))
 	require.NoError(t, err)

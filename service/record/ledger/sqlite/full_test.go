@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/record/ledger/entry"
+
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
@@ -45,7 +47,7 @@ func TestFullDiskRefusesAndRecovers(t *testing.T) {
 	}
 	require.NotEmpty(t, accepted)
 	require.Equal(t, accepted, live(t, l))
-	require.InDelta(t, 1, testutil.ToFloat64(l.metrics.errors), 0)
+	require.InDelta(t, 1, testutil.ToFloat64(l.metrics.Errors), 0)
 
 	// An outcome may not fit either. Its caller can try again.
 	first := ended(large(1, 64), task.Completed, strings.Repeat("y", 200<<10))
@@ -107,7 +109,7 @@ func TestOneThatDoesNotFitFailsAlone(t *testing.T) {
 		}
 	}
 	require.Len(t, live(t, l), n-1)
-	require.InDelta(t, 1, testutil.ToFloat64(l.metrics.errors), 0)
+	require.InDelta(t, 1, testutil.ToFloat64(l.metrics.Errors), 0)
 }
 
 // An operation that fails on its way leaves nothing behind, and the next one finds a clean table.
@@ -116,7 +118,7 @@ func TestHalfAnOperationIsUndone(t *testing.T) {
 	l := open(t, Options{})
 	broken := errors.New("broken")
 	err := l.submit(t.Context(), &op{kind: opAccept, run: func(w *writer) error {
-		return errors.Join(w.accept(sample(1), nil, func() ([]byte, error) { return encodeTask(sample(1)) }), broken)
+		return errors.Join(w.accept(sample(1), nil, func() ([]byte, error) { return entry.EncodeTask(sample(1)) }), broken)
 	}})
 	require.ErrorIs(t, err, ledger.ErrUnavailable)
 	require.ErrorIs(t, err, broken)
@@ -256,5 +258,5 @@ func TestAProbeTellsWhetherTheLedgerCanWrite(t *testing.T) {
 	_, err = other.ExecContext(t.Context(), "ROLLBACK")
 	require.NoError(t, err)
 	require.NoError(t, l.Writable(t.Context()), "it writes again, and nobody had to send a task")
-	require.InDelta(t, 2, testutil.ToFloat64(l.metrics.ops.WithLabelValues("probe")), 0)
+	require.InDelta(t, 2, testutil.ToFloat64(l.metrics.Ops.WithLabelValues("probe")), 0)
 }

@@ -132,12 +132,12 @@ func TestKilledProcessLosesNothingItAnswered(t *testing.T) {
 		cmd, lines := launch(t, "victim", path)
 		// Counted in answers and then a little time, so that the kill falls anywhere between two of them.
 		for n := random.IntN(150); n > 0 && lines.Scan(); n-- {
-			note(t, lines.Text(), known, answered)
+			noted(t, lines.Text(), known, answered)
 		}
 		time.Sleep(time.Duration(random.IntN(4000)) * time.Microsecond)
 		require.NoError(t, cmd.Process.Kill())
 		for lines.Scan() {
-			note(t, lines.Text(), known, answered)
+			noted(t, lines.Text(), known, answered)
 		}
 		require.Error(t, cmd.Wait(), "it was killed")
 		if info, err := os.Stat(path + "-wal"); err == nil && info.Size() > 0 {
@@ -195,7 +195,7 @@ func TestKilledProcessLosesNothingItAnswered(t *testing.T) {
 	require.Greater(t, midway, 10)
 }
 
-func note(t *testing.T, line string, known map[string]task.State, answered map[uint64]task.State) {
+func noted(t *testing.T, line string, known map[string]task.State, answered map[uint64]task.State) {
 	t.Helper()
 	what, number, whole := strings.Cut(line, " ")
 	seq, err := strconv.ParseUint(number, 10, 64)

@@ -14,6 +14,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/record/ledger/entry"
+	"github.com/llama-orch/llama-orch/service/record/ledger/meter"
+	"github.com/llama-orch/llama-orch/service/record/ledger/note"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
@@ -52,13 +56,13 @@ type Ledger struct {
 	*Reader
 	o       Options
 	log     *zap.Logger
-	metrics *metrics
+	metrics *meter.Metrics
 	lock    *lock   // on the file; the lease of every claim
 	w       *writer // of the writing goroutine
 
 	mu      sync.Mutex
 	queue   []*op
-	notes   notes // that wait for a commit
+	notes   note.Notes // that wait for a commit
 	nextSeq uint64
 	starts  int64 // counts dispatches: each gets its place in the order of starts
 	closed  bool
@@ -100,13 +104,13 @@ func Open(o Options) (*Ledger, error) {
 	if err := create(ctx, o.Path, o.steps); err != nil {
 		return nil, err
 	}
-	l := &Ledger{o: o, log: o.Log.Named("ledger"), notes: newNotes(), wake: make(chan struct{}, 1)}
+	l := &Ledger{o: o, log: o.Log.Named("ledger"), notes: note.New(), wake: make(chan struct{}, 1)}
 	l.halt, l.abandon = context.WithCancel(ctx)
 	if err := l.open(ctx); err != nil {
 		l.abandon()
 		return nil, openError(o.Path, err)
 	}
-	if l.metrics, err = newMetrics(o.Registerer, l.bytes); err != nil {
+	if l.metrics, err = meter.New(o.Registerer, l.bytes); err != nil {
 		return nil, errors.Join(err, l.closeFile())
 	}
 	l.writing.Go(func() {
@@ -166,12 +170,13 @@ func (l *Ledger) Close() error {
 		return nil
 	}
 	l.closed = true
+	l.notes.Ripen()
 	l.mu.Unlock()
 	l.abandon()
 	l.nudge()
 	l.writing.Wait()
 	l.parting.Wait()
-	l.metrics.unregister(l.o.Registerer)
+	l.metrics.Unregister(l.o.Registerer)
 	if err := l.closeFile(); err != nil {
 		return fmt.Errorf("close the ledger: %w", err)
 	}
@@ -215,15 +220,15 @@ func (l *Ledger) Accept(ctx context.Context, t task.Task) error { return l.accep
 // AcceptRunning implements ledger.Ledger.
 func (l *Ledger) AcceptRunning(ctx context.Context, t task.Task, d task.Dispatch) error {
 	place := l.place(&d)
-	return l.accept(ctx, t, &start{Dispatch: d, place: place})
+	return l.accept(ctx, t, &note.Start{Dispatch: d, Place: place})
 }
 
 // accept records a task, and its first start where s is not nil.
-func (l *Ledger) accept(ctx context.Context, t task.Task, s *start) error {
+func (l *Ledger) accept(ctx context.Context, t task.Task, s *note.Start) error {
 	if err := ledger.CheckTask(t); err != nil {
 		return fmt.Errorf("accept task %q: %w", t.ID, err)
 	}
-	text, err := encodeTask(t)
+	text, err := entry.EncodeTask(t)
 	if err != nil {
 		return fmt.Errorf("accept task %s: encode: %w", t.ID, err)
 	}
@@ -235,7 +240,7 @@ func (l *Ledger) accept(ctx context.Context, t task.Task, s *start) error {
 
 // Render implements ledger.Ledger.
 func (l *Ledger) Render(ctx context.Context, t task.Task) error {
-	text, err := encodeTask(t)
+	text, err := entry.EncodeTask(t)
 	if err != nil {
 		return fmt.Errorf("render task %s: encode: %w", t.ID, err)
 	}
@@ -261,9 +266,9 @@ func (l *Ledger) Dispatch(ctx context.Context, d task.Dispatch) error {
 func (l *Ledger) place(d *task.Dispatch) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if s := l.notes.startOf[d.ID]; s != nil {
+	if s := l.notes.Of(d.ID); s != nil {
 		d.At = s.At
-		return s.place
+		return s.Place
 	}
 	l.starts++
 	return l.starts
@@ -273,7 +278,7 @@ func (l *Ledger) place(d *task.Dispatch) int64 {
 func (l *Ledger) Started(d task.Dispatch) {
 	l.mu.Lock()
 	l.starts++
-	first := !l.closed && l.notes.start(d, l.starts, time.Now())
+	first := !l.closed && l.notes.Start(d, l.starts, time.Now())
 	l.mu.Unlock()
 	if first {
 		l.nudge()
@@ -283,7 +288,7 @@ func (l *Ledger) Started(d task.Dispatch) {
 // Checkpoint implements ledger.Ledger.
 func (l *Ledger) Checkpoint(id string, c task.Checkpoint) {
 	l.mu.Lock()
-	first := !l.closed && l.notes.checkpoint(id, c, time.Now())
+	first := !l.closed && l.notes.Checkpoint(id, c, time.Now())
 	l.mu.Unlock()
 	if first {
 		l.nudge()
@@ -301,13 +306,13 @@ func (l *Ledger) Finish(ctx context.Context, r task.Record) error {
 			return fmt.Errorf("finish task %s: %w", r.Task.ID, err)
 		}
 	}
-	outcome, err := encodeOutcome(r)
+	outcome, err := entry.EncodeOutcome(r)
 	if err != nil {
 		return fmt.Errorf("finish task %s: encode: %w", r.Task.ID, err)
 	}
 	var rendered []byte
 	if !r.Task.RenderedAt.IsZero() {
-		if rendered, err = encodeTask(r.Task); err != nil {
+		if rendered, err = entry.EncodeTask(r.Task); err != nil {
 			return fmt.Errorf("finish task %s: encode: %w", r.Task.ID, err)
 		}
 	}

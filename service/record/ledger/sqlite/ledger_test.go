@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/record/ledger/note"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
@@ -30,11 +32,11 @@ func TestLoneCheckpointIsWrittenSoon(t *testing.T) {
 		for event := range 20 {
 			l.Checkpoint(id(1), task.Checkpoint{Event: event + 1})
 		}
-		commits := testutil.ToFloat64(l.metrics.commits)
-		time.Sleep(2 * checkpointAfter)
+		commits := testutil.ToFloat64(l.metrics.Commits)
+		time.Sleep(2 * note.CheckpointAfter)
 		synctest.Wait()
 		require.Equal(t, 20, get(t, l, id(1)).Checkpoint.Event)
-		require.InDelta(t, 1, testutil.ToFloat64(l.metrics.commits)-commits, 0)
+		require.InDelta(t, 1, testutil.ToFloat64(l.metrics.Commits)-commits, 0)
 		require.NoError(t, l.Close())
 	})
 }
@@ -70,10 +72,10 @@ func TestConcurrentAcceptsShareCommits(t *testing.T) {
 	l := open(t, Options{})
 	const n = 256
 	many(t, n, func(seq uint64) error { return l.Accept(t.Context(), sample(seq)) })
-	commits := testutil.ToFloat64(l.metrics.commits)
+	commits := testutil.ToFloat64(l.metrics.Commits)
 	t.Logf("%d accepts in %g commits", n, commits)
 	require.Less(t, commits, float64(n))
-	require.InDelta(t, n, testutil.ToFloat64(l.metrics.ops.WithLabelValues("accept")), 0)
+	require.InDelta(t, n, testutil.ToFloat64(l.metrics.Ops.WithLabelValues("accept")), 0)
 	require.Len(t, live(t, l), n)
 
 	// What waits while the writer is busy goes into one commit.
@@ -83,7 +85,7 @@ func TestConcurrentAcceptsShareCommits(t *testing.T) {
 		busy <- l.submit(context.Background(), &op{kind: opAccept, run: func(*writer) error { close(held); <-hold; return nil }})
 	}()
 	<-held
-	before := testutil.ToFloat64(l.metrics.commits)
+	before := testutil.ToFloat64(l.metrics.Commits)
 	var waiting []chan error
 	for seq := uint64(n + 1); seq <= n+64; seq++ {
 		answer := make(chan error, 1)
@@ -96,7 +98,7 @@ func TestConcurrentAcceptsShareCommits(t *testing.T) {
 	for _, answer := range waiting {
 		require.NoError(t, <-answer)
 	}
-	require.InDelta(t, 2, testutil.ToFloat64(l.metrics.commits)-before, 0)
+	require.InDelta(t, 2, testutil.ToFloat64(l.metrics.Commits)-before, 0)
 }
 
 // A caller that gives up before the writer has begun leaves nothing behind; later it gets the truth.

@@ -27,7 +27,7 @@ func TestAPanicOfTheWriterEndsTheProcessAndLosesNothing(t *testing.T) {
 			told = append(told, lines.Text())
 			continue
 		}
-		note(t, lines.Text(), known, answered)
+		noted(t, lines.Text(), known, answered)
 	}
 	var ended *exec.ExitError
 	require.ErrorAs(t, cmd.Wait(), &ended)

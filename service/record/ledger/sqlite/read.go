@@ -8,7 +8,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
+
+	"github.com/llama-orch/llama-orch/service/record/ledger/entry"
 
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -67,7 +70,7 @@ func look(ctx context.Context, path string, newest int) (r *Reader, version int,
 
 func (r *Reader) prepare(ctx context.Context) error {
 	const (
-		ended  = `SELECT ` + columns + `, x.ends, NULL, NULL, NULL, NULL` + withTexts + ` WHERE t.finished_ms IS NOT NULL`
+		ended  = `SELECT ` + entry.Columns + `, x.ends, NULL, NULL, NULL, NULL` + withTexts + ` WHERE t.finished_ms IS NOT NULL`
 		newest = ` ORDER BY t.seq DESC LIMIT ?`
 	)
 	for into, text := range map[**sql.Stmt]string{
@@ -90,9 +93,15 @@ func (r *Reader) prepare(ctx context.Context) error {
 	return nil
 }
 
-const liveTasks = `SELECT ` + columns + `, NULL, NULL, NULL, NULL, NULL` + tasks + ` WHERE t.finished_ms IS NULL ORDER BY t.state DESC, t.start_order, t.seq`
+// The tables of a query for tasks, without and with transcripts.
+const (
+	tasks     = ` FROM task t LEFT JOIN request q ON q.seq = t.seq`
+	withTexts = tasks + ` LEFT JOIN transcript x ON x.seq = t.seq`
+)
 
-const everything = `SELECT ` + columns + `, x.ends, x.text, x.marks, x.logprobs, x.sum` + withTexts
+const liveTasks = `SELECT ` + entry.Columns + `, NULL, NULL, NULL, NULL, NULL` + tasks + ` WHERE t.finished_ms IS NULL ORDER BY t.state DESC, t.start_order, t.seq`
+
+const everything = `SELECT ` + entry.Columns + `, x.ends, x.text, x.marks, x.logprobs, x.sum` + withTexts
 
 // Close closes the file.
 func (r *Reader) Close() error {
@@ -143,15 +152,15 @@ func (r *Reader) Deleted(ctx context.Context, ids []string) (deleted []string, e
 }
 
 func one(found *sql.Row) (task.Record, bool, error) {
-	var w row
-	err := found.Scan(w.into()...)
+	var w entry.Row
+	err := found.Scan(w.Into()...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return task.Record{}, false, nil
 	}
 	if err != nil {
 		return task.Record{}, false, err
 	}
-	record, err := w.whole()
+	record, err := w.Whole()
 	return record, err == nil, err
 }
 
@@ -177,8 +186,8 @@ func (r *Reader) Live(ctx context.Context) ([]task.Record, error) {
 
 // records returns each task, also a damaged one, which has the damage as its error.
 func records(rows *sql.Rows, err error) (found []task.Record, _ error) {
-	err = each(rows, err, func(w row) error {
-		found = append(found, w.readable())
+	err = each(rows, err, func(w entry.Row) error {
+		found = append(found, w.Readable())
 		return nil
 	})
 	if err != nil {
@@ -187,15 +196,32 @@ func records(rows *sql.Rows, err error) (found []task.Record, _ error) {
 	return found, nil
 }
 
+// Export writes the tasks as lines of JSON, in the order of their acceptance.
+func (r *Reader) Export(ctx context.Context, w io.Writer, withText bool) error {
+	out := json.NewEncoder(w)
+	out.SetEscapeHTML(false)
+	rows, err := r.db.QueryContext(ctx, everything+" ORDER BY t.seq")
+	return each(rows, err, func(w entry.Row) error {
+		record, err := w.Whole()
+		if err != nil {
+			return err
+		}
+		if err := out.Encode(entry.Export(record, withText)); err != nil {
+			return fmt.Errorf("export task %s: %w", record.Task.ID, err)
+		}
+		return nil
+	})
+}
+
 // each calls do for each row, and closes the rows.
-func each(rows *sql.Rows, err error, do func(row) error) error {
+func each(rows *sql.Rows, err error, do func(entry.Row) error) error {
 	if err != nil {
 		return fmt.Errorf("read the ledger: %w", err)
 	}
 	defer rows.Close() // rows.Err has its error already, or it comes too late to matter
 	for rows.Next() {
-		var w row
-		if err := rows.Scan(w.into()...); err != nil {
+		var w entry.Row
+		if err := rows.Scan(w.Into()...); err != nil {
 			return fmt.Errorf("read the ledger: %w", err)
 		}
 		if err := do(w); err != nil {

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/record/ledger/entry"
+
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -52,7 +54,7 @@ func (r *Reader) Sessions(ctx context.Context) (found []task.Session, err error)
 			&s.Budget.Tokens, &budget, &s.Budget.Cost, &s.Budget.Energy, &s.Spent.Tokens, &spent, &s.Spent.Cost, &s.Spent.Energy, &s.Explicit); err != nil {
 			return nil, fmt.Errorf("read the sessions: %w", err)
 		}
-		s.CreatedAt = fromMS(sql.NullInt64{Int64: created, Valid: true})
+		s.CreatedAt = entry.FromMS(sql.NullInt64{Int64: created, Valid: true})
 		s.TTL, s.Budget.Time, s.Spent.Time = milliseconds(ttl), milliseconds(budget), milliseconds(spent)
 		found = append(found, s)
 	}
@@ -95,7 +97,7 @@ func (w *writer) session(s task.Session) error {
 			return err
 		}
 	}
-	_, err := w.keepSession.Exec(s.ID, s.CreatedAt.UnixMilli(), s.TTL.Milliseconds(), s.MaxTurns, s.Turns, orNull(s.PoolID), orNull(s.ReplicaID),
+	_, err := w.keepSession.Exec(s.ID, s.CreatedAt.UnixMilli(), s.TTL.Milliseconds(), s.MaxTurns, s.Turns, entry.OrNull(s.PoolID), entry.OrNull(s.ReplicaID),
 		s.Budget.Tokens, s.Budget.Time.Milliseconds(), s.Budget.Cost, s.Budget.Energy, s.Explicit)
 	return err
 }
@@ -108,7 +110,7 @@ func (w *writer) charge(c task.Charge, r task.Record) error {
 		if r.ReplicaID != "" {
 			pool = r.Task.PoolID
 		}
-		if _, err := w.chargeSession.Exec(a.Tokens, a.Time.Milliseconds(), a.Cost, a.Energy, orNull(pool), orNull(r.ReplicaID), c.SessionID); err != nil {
+		if _, err := w.chargeSession.Exec(a.Tokens, a.Time.Milliseconds(), a.Cost, a.Energy, entry.OrNull(pool), entry.OrNull(r.ReplicaID), c.SessionID); err != nil {
 			return err
 		}
 	}

@@ -124,9 +124,7 @@ type tester interface {
 func settle(t tester, l *Ledger) {
 	t.Helper()
 	l.mu.Lock()
-	for _, s := range l.notes.starts {
-		s.at = time.Time{}
-	}
+	l.notes.Ripen()
 	l.mu.Unlock()
 	require.NoError(t, l.submit(t.Context(), &op{kind: opAccept, run: func(*writer) error { return nil }}))
 }

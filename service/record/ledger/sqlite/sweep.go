@@ -7,6 +7,8 @@ import (
 	"database/sql"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/record/ledger/entry"
+
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/contain"
@@ -105,7 +107,7 @@ func (l *Ledger) nextSweep() time.Time {
 		return time.Time{}
 	}
 	// A task of exactly this age is not too old yet, so a millisecond is added.
-	if due := fromMS(first).Add(l.o.RetainAge + time.Millisecond); due.After(soonest) {
+	if due := entry.FromMS(first).Add(l.o.RetainAge + time.Millisecond); due.After(soonest) {
 		return due
 	}
 	return soonest
@@ -149,7 +151,7 @@ func (w *writer) doomed(most int64, oldest time.Time) (seqs []int64, err error) 
 		if err := rows.Scan(&seq, &finished, &bytes); err != nil {
 			return nil, err
 		}
-		if over <= 0 && !fromMS(finished).Before(oldest) {
+		if over <= 0 && !entry.FromMS(finished).Before(oldest) {
 			break
 		}
 		seqs = append(seqs, seq)

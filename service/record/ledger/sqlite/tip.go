@@ -10,6 +10,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/record/ledger/entry"
+
 	"go.uber.org/zap"
 )
 
@@ -106,7 +108,7 @@ func (l *Ledger) compare(ctx context.Context) error {
 		}{
 			{
 				`INSERT INTO loss (found_ms, commits, tasks, from_ms, to_ms) VALUES (?, ?, ?, ?, ?)`,
-				[]any{toMS(l.o.Now()), lost.commits, lost.tasks, at, told.AtMS},
+				[]any{entry.ToMS(l.o.Now()), lost.commits, lost.tasks, at, told.AtMS},
 			},
 			{`UPDATE tip SET commits = ?`, []any{told.Commits}},
 			{`UPDATE sqlite_sequence SET seq = max(seq, ?) WHERE name = 'task'`, []any{int64(told.Seq)}},
@@ -130,7 +132,7 @@ func (w *writer) count(batch []*op, now time.Time) (counted bool, err error) {
 	if !counted {
 		return false, nil
 	}
-	_, err = w.countCommit.Exec(w.tip.now.Commits+1, toMS(now))
+	_, err = w.countCommit.Exec(w.tip.now.Commits+1, entry.ToMS(now))
 	return true, err
 }
 

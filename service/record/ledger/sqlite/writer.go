@@ -11,6 +11,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/record/ledger/entry"
+	"github.com/llama-orch/llama-orch/service/record/ledger/note"
+
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/contain"
@@ -150,10 +153,10 @@ func (l *Ledger) take() (batch []*op, noteDue time.Time, closing bool) {
 			continue // its caller has gone
 		}
 		if o.kind == opFinish {
-			delete(l.notes.checkpoints, o.id)
+			l.notes.Unmark(o.id)
 		}
 		if o.kind == opFinish || o.kind == opDispatch {
-			if s := l.notes.drop(o.id); s != nil {
+			if s := l.notes.Drop(o.id); s != nil {
 				o.back = func() { l.putBack(s) }
 			}
 		}
@@ -163,28 +166,28 @@ func (l *Ledger) take() (batch []*op, noteDue time.Time, closing bool) {
 	if l.queue = l.queue[n:]; len(l.queue) == 0 {
 		l.queue = nil
 	}
-	if len(l.notes.starts) == 0 && len(l.notes.checkpoints) == 0 {
+	if l.notes.Empty() {
 		return batch, noteDue, l.closed
 	}
-	starts, checkpoints := l.notes.take(time.Now(), len(batch) > 0, l.closed)
+	starts, checkpoints := l.notes.Take(time.Now(), len(batch) > 0)
 	for _, s := range starts {
 		batch = append(batch, &op{
-			kind: opDispatch, id: s.ID, run: func(w *writer) error { return w.dispatch(s.Dispatch, s.place) }, back: func() { l.putBack(s) },
+			kind: opDispatch, id: s.ID, run: func(w *writer) error { return w.dispatch(s.Dispatch, s.Place) }, back: func() { l.putBack(s) },
 		})
 	}
 	for id, c := range checkpoints {
 		batch = append(batch, &op{kind: opCheckpoint, id: id, run: func(w *writer) error { return w.checkpoint(id, c) }})
 	}
-	return batch, l.notes.due(), l.closed
+	return batch, l.notes.Due(), l.closed
 }
 
 // putBack keeps a start for a later commit. If it got lost, tasks that were started later would come first after a crash, and this
 // one might go on elsewhere.
-func (l *Ledger) putBack(s *start) {
+func (l *Ledger) putBack(s *note.Start) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.closed {
-		l.notes.back(s, time.Now().Add(time.Second))
+		l.notes.Back(s, time.Now().Add(time.Second))
 	}
 }
 
@@ -205,7 +208,7 @@ func (l *Ledger) commit(batch []*op) {
 		}
 		l.w.failing += len(batch)
 		l.wrote.Store(0)
-		l.metrics.errors.Add(float64(len(batch)))
+		l.metrics.Errors.Add(float64(len(batch)))
 		for _, o := range batch {
 			if o.back != nil {
 				o.back()
@@ -219,7 +222,7 @@ func (l *Ledger) commit(batch []*op) {
 		l.w.failing = 0
 	}
 	l.wrote.Store(begun.Unix())
-	l.metrics.committed(batch, time.Since(begun))
+	l.metrics.Committed(len(batch), time.Since(begun))
 	l.mu.Lock()
 	for _, o := range batch {
 		if o.err == nil {
@@ -228,6 +231,9 @@ func (l *Ledger) commit(batch []*op) {
 	}
 	l.mu.Unlock()
 	for _, o := range batch {
+		if o.err == nil {
+			l.metrics.Ops.WithLabelValues(string(o.kind)).Inc()
+		}
 		if o.kind == opFinish {
 			l.w.finished++
 		}
@@ -378,7 +384,7 @@ func (w *writer) last(ctx context.Context) (seq uint64, place int64, err error) 
 
 // claim records a claim and returns its fencing number.
 func (w *writer) claim(owner string, now time.Time) (fence uint64, err error) {
-	done, err := w.insertClaim.Exec(owner, toMS(now))
+	done, err := w.insertClaim.Exec(owner, entry.ToMS(now))
 	if err != nil {
 		return 0, err
 	}
@@ -436,16 +442,16 @@ func (w *writer) transaction(do func() error) error {
 }
 
 // accept makes a task's entry if there is none; s is its first start, or nil. Text returns the task's JSON, and is called only then.
-func (w *writer) accept(t task.Task, s *start, text func() ([]byte, error)) error {
+func (w *writer) accept(t task.Task, s *note.Start, text func() ([]byte, error)) error {
 	state, replica, fingerprint, startedAt, place := task.Queued, any(nil), any(nil), any(nil), any(nil)
 	if s != nil {
-		state, replica, fingerprint, startedAt, place = task.Running, s.ReplicaID, s.Fingerprint, toMS(s.At), s.place
+		state, replica, fingerprint, startedAt, place = task.Running, s.ReplicaID, s.Fingerprint, entry.ToMS(s.At), s.Place
 	}
 	line, err := w.lineOf(t)
 	if err != nil {
 		return err
 	}
-	done, err := w.insertTask.Exec(int64(t.Seq), t.ID, string(state), string(t.Request.Priority), t.PoolID, toMS(t.AcceptedAt),
+	done, err := w.insertTask.Exec(int64(t.Seq), t.ID, string(state), string(t.Request.Priority), t.PoolID, entry.ToMS(t.AcceptedAt),
 		replica, fingerprint, startedAt, place)
 	if err != nil {
 		return err
@@ -459,7 +465,7 @@ func (w *writer) accept(t task.Task, s *start, text func() ([]byte, error)) erro
 		if err != nil {
 			return err
 		}
-		if _, err = w.insertBody.Exec(int64(t.Seq), string(body), taskSum(t, body)); err == nil && t.Session != nil {
+		if _, err = w.insertBody.Exec(int64(t.Seq), string(body), entry.TaskSum(t, body)); err == nil && t.Session != nil {
 			err = w.session(*t.Session)
 		}
 		if err == nil && line != nil {
@@ -480,13 +486,13 @@ func (w *writer) accept(t task.Task, s *start, text func() ([]byte, error)) erro
 
 // render replaces what is recorded of a task's accept by the task as it is now, unless that is recorded already.
 func (w *writer) render(t task.Task, body []byte) error {
-	sum := taskSum(t, body)
+	sum := entry.TaskSum(t, body)
 	_, err := w.conn.ExecContext(context.Background(), `UPDATE request SET task = ?1, sum = ?2 WHERE seq = ?3 AND sum IS NOT ?2`, string(body), sum, int64(t.Seq))
 	return err
 }
 
 func (w *writer) dispatch(d task.Dispatch, place int64) error {
-	done, err := w.startTask.Exec(d.ReplicaID, d.Fingerprint, toMS(d.At), place, d.ID)
+	done, err := w.startTask.Exec(d.ReplicaID, d.Fingerprint, entry.ToMS(d.At), place, d.ID)
 	if err != nil {
 		return err
 	}
@@ -526,7 +532,7 @@ func (w *writer) finish(r task.Record, outcome, rendered []byte) error {
 	if ended || err != nil {
 		return err
 	}
-	if err := w.accept(r.Task, nil, func() ([]byte, error) { return encodeTask(r.Task) }); err != nil {
+	if err := w.accept(r.Task, nil, func() ([]byte, error) { return entry.EncodeTask(r.Task) }); err != nil {
 		return err
 	}
 	if ended, err := w.end(r, outcome, rendered); ended || err != nil {
@@ -544,9 +550,9 @@ func (w *writer) finish(r task.Record, outcome, rendered []byte) error {
 
 // end records an outcome, the transcript and the charge. It does nothing and returns false if the task has an outcome, or no entry.
 func (w *writer) end(r task.Record, outcome, rendered []byte) (bool, error) {
-	p := toProof(r.Proof)
-	done, err := w.endTask.Exec(string(r.State), orNull(r.ReplicaID), orNull(r.Fingerprint), toMS(r.StartedAt), toMS(r.FinishedAt),
-		orNull(r.SealedAt), orNull(r.LastEventID), string(outcome), p.sum, p.bytes, p.keeps, textUntil(r), int64(r.Task.Seq), r.Task.ID)
+	p := entry.ToProof(r.Proof)
+	done, err := w.endTask.Exec(string(r.State), entry.OrNull(r.ReplicaID), entry.OrNull(r.Fingerprint), entry.ToMS(r.StartedAt), entry.ToMS(r.FinishedAt),
+		entry.OrNull(r.SealedAt), entry.OrNull(r.LastEventID), string(outcome), p.Sum, p.Bytes, p.Keeps, entry.TextUntil(r), int64(r.Task.Seq), r.Task.ID)
 	if err != nil {
 		return false, err
 	}
@@ -558,10 +564,10 @@ func (w *writer) end(r task.Record, outcome, rendered []byte) (bool, error) {
 			return false, err
 		}
 	}
-	ends := encodeEnds(r.Transcript.Ends)
-	marks := encodeMarks(r.Transcript.Marks)
-	logprobs := encodeLogprobs(r.Transcript.Logprobs)
-	sum := endSum(int64(r.Task.Seq), r, p, outcome, ends, marks, logprobs.String)
+	ends := entry.EncodeEnds(r.Transcript.Ends)
+	marks := entry.EncodeMarks(r.Transcript.Marks)
+	logprobs := entry.EncodeLogprobs(r.Transcript.Logprobs)
+	sum := entry.EndSum(int64(r.Task.Seq), r, p, outcome, ends, marks, logprobs.String)
 	if _, err = w.insertText.Exec(int64(r.Task.Seq), ends, r.Transcript.Text, marks, logprobs, sum); err == nil && r.Charge != nil {
 		err = w.charge(*r.Charge, r)
 	}

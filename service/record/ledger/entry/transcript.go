@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package sqlite
+package entry
 
 import (
 	"database/sql"
@@ -12,8 +12,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// encodeEnds writes the lengths of a transcript's tokens as varints: mostly one byte for a token.
-func encodeEnds(ends []int) []byte {
+// EncodeEnds writes the lengths of a transcript's tokens as varints: mostly one byte for a token.
+func EncodeEnds(ends []int) []byte {
 	out := make([]byte, 0, len(ends))
 	last := 0
 	for _, end := range ends {
@@ -49,10 +49,10 @@ const (
 	markCall      = 2
 )
 
-// encodeMarks writes which tokens are no text of the answer, as runs of tokens that are alike. A run is varints and texts: the tokens between
+// EncodeMarks writes which tokens are no text of the answer, as runs of tokens that are alike. A run is varints and texts: the tokens between
 // it and the run before, its kind, its tokens, and of a call its number, and its id and name with their lengths before them. It
 // is nil where there are none.
-func encodeMarks(marks []task.Mark) []byte {
+func EncodeMarks(marks []task.Mark) []byte {
 	var out []byte
 	text := func(s string) {
 		out = binary.AppendUvarint(out, uint64(len(s)))
@@ -125,17 +125,17 @@ func decodeMarks(in []byte, tokens int) (marks []task.Mark, err error) {
 // maxCalls bounds the number of a call: a task has no more calls than tokens.
 const maxCalls = 1 << 31
 
-// encodeLogprobs writes a line for each token, which is JSON, and empty where the token has none.
-func encodeLogprobs(lists []string) sql.NullString {
+// EncodeLogprobs writes a line for each token, which is JSON, and empty where the token has none.
+func EncodeLogprobs(lists []string) sql.NullString {
 	return sql.NullString{String: strings.Join(lists, "\n"), Valid: lists != nil}
 }
 
 // decodeLogprobs reads them. The transcript has so many tokens.
-func decodeLogprobs(in sql.NullString, tokens int) ([]string, error) {
-	if !in.Valid {
+func decodeLogprobs(in []byte, tokens int) ([]string, error) {
+	if in == nil {
 		return nil, nil
 	}
-	lists := strings.Split(in.String, "\n")
+	lists := strings.Split(string(in), "\n")
 	if len(lists) != tokens {
 		return nil, fmt.Errorf("the transcript has log probabilities of %d tokens, and %d tokens", len(lists), tokens)
 	}

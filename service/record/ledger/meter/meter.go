@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package sqlite
+// Package meter has a ledger's part of the metrics contract.
+package meter
 
 import (
 	"errors"
@@ -10,20 +11,21 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are the ledger's part of the metrics contract (ORCH-3028).
-type metrics struct {
-	commits  prometheus.Counter
-	ops      *prometheus.CounterVec
+// Metrics are a ledger's (ORCH-3028).
+type Metrics struct {
+	Commits  prometheus.Counter
+	Ops      *prometheus.CounterVec
 	commitMS prometheus.Histogram
 	batch    prometheus.Histogram
-	errors   prometheus.Counter
+	Errors   prometheus.Counter
 	bytes    prometheus.GaugeFunc
 }
 
-func newMetrics(r prometheus.Registerer, bytes func() float64) (*metrics, error) {
-	m := &metrics{
-		commits: prometheus.NewCounter(prometheus.CounterOpts{Name: "llorch_ledger_commits_total", Help: "Commits of the ledger."}),
-		ops: prometheus.NewCounterVec(prometheus.CounterOpts{
+// New registers a ledger's metrics. Bytes is what it takes on the disk.
+func New(r prometheus.Registerer, bytes func() float64) (*Metrics, error) {
+	m := &Metrics{
+		Commits: prometheus.NewCounter(prometheus.CounterOpts{Name: "llorch_ledger_commits_total", Help: "Commits of the ledger."}),
+		Ops: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "llorch_ledger_ops_total", Help: "Operations that the ledger committed, by what they did.",
 		}, []string{"op"}),
 		commitMS: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -34,7 +36,7 @@ func newMetrics(r prometheus.Registerer, bytes func() float64) (*metrics, error)
 			Name: "llorch_ledger_batch_size", Help: "Operations that shared one commit of the ledger.",
 			Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512},
 		}),
-		errors: prometheus.NewCounter(prometheus.CounterOpts{
+		Errors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "llorch_ledger_errors_total", Help: "Operations that the ledger could not write.",
 		}),
 		bytes: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -51,24 +53,20 @@ func newMetrics(r prometheus.Registerer, bytes func() float64) (*metrics, error)
 	return m, nil
 }
 
-func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.commits, m.ops, m.commitMS, m.batch, m.errors, m.bytes}
+func (m *Metrics) all() []prometheus.Collector {
+	return []prometheus.Collector{m.Commits, m.Ops, m.commitMS, m.batch, m.Errors, m.bytes}
 }
 
-// unregister takes them off the registry, so that the ledger can be opened again in this process.
-func (m *metrics) unregister(r prometheus.Registerer) {
+// Unregister takes them off the registry, so that the ledger can be opened again in this process.
+func (m *Metrics) Unregister(r prometheus.Registerer) {
 	for _, c := range m.all() {
 		r.Unregister(c)
 	}
 }
 
-func (m *metrics) committed(batch []*op, took time.Duration) {
-	m.commits.Inc()
+// Committed counts a commit of so many operations.
+func (m *Metrics) Committed(ops int, took time.Duration) {
+	m.Commits.Inc()
 	m.commitMS.Observe(float64(took) / float64(time.Millisecond))
-	m.batch.Observe(float64(len(batch)))
-	for _, o := range batch {
-		if o.err == nil {
-			m.ops.WithLabelValues(string(o.kind)).Inc()
-		}
-	}
+	m.batch.Observe(float64(ops))
 }

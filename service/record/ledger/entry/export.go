@@ -1,21 +1,18 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package sqlite
+package entry
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"fmt"
-	"io"
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// exported is a line of an export. It has the digests of prompts and answers, and their text if the caller asks for it.
-type exported struct {
+// Exported is a line of an export. It has the digests of prompts and answers, and their text if the caller asks for it.
+type Exported struct {
 	TaskID           string              `json:"task_id"`
 	Seq              uint64              `json:"seq"`
 	State            task.State          `json:"state"`
@@ -40,13 +37,13 @@ type exported struct {
 	TranscriptSHA256 string              `json:"transcript_sha256,omitempty"`
 	TranscriptForm   task.TranscriptForm `json:"transcript_form,omitempty"`
 	Receipt          *task.Receipt       `json:"receipt,omitempty"`
-	Error            *storedError        `json:"error,omitempty"`
+	Error            *StoredError        `json:"error,omitempty"`
 	DeletedAt        time.Time           `json:"deleted_at,omitzero"`
-	Text             *exportedText       `json:"text,omitempty"`
+	Text             *Text               `json:"text,omitempty"`
 }
 
-// exportedText is the text of a task, which an export leaves out unless the caller asks for it.
-type exportedText struct {
+// Text is the text of a task, which an export leaves out unless the caller asks for it.
+type Text struct {
 	Prompt     string          `json:"prompt"`
 	Messages   []task.Message  `json:"messages,omitempty"`
 	Chat       *task.Chat      `json:"chat,omitempty"`
@@ -57,26 +54,10 @@ type exportedText struct {
 	Result     json.RawMessage `json:"result,omitempty"`
 }
 
-// Export writes the tasks as lines of JSON, in the order of their acceptance.
-func (r *Reader) Export(ctx context.Context, w io.Writer, withText bool) error {
-	out := json.NewEncoder(w)
-	out.SetEscapeHTML(false)
-	rows, err := r.db.QueryContext(ctx, everything+" ORDER BY t.seq")
-	return each(rows, err, func(w row) error {
-		record, err := w.whole()
-		if err != nil {
-			return err
-		}
-		if err := out.Encode(export(record, withText)); err != nil {
-			return fmt.Errorf("export task %s: %w", record.Task.ID, err)
-		}
-		return nil
-	})
-}
-
-func export(r task.Record, withText bool) exported {
+// Export is a task as an export has it.
+func Export(r task.Record, withText bool) Exported {
 	s, t := r.Status(), r.Task
-	e := exported{
+	e := Exported{
 		TaskID: t.ID, Seq: t.Seq, State: r.State, PoolID: t.PoolID, Engine: t.Engine, Workload: s.Workload, Priority: s.Priority,
 		ModelRef: s.ModelRef, SessionID: t.Request.SessionID, Seed: t.Seed, Determinism: t.Determinism,
 		RequestDigest: t.RequestDigest, ReplicaID: r.ReplicaID, Fingerprint: r.Fingerprint, AcceptedAt: t.AcceptedAt,
@@ -99,7 +80,7 @@ func export(r task.Record, withText bool) exported {
 	}
 	if withText {
 		p := r.Transcript.Parts()
-		e.Text = &exportedText{
+		e.Text = &Text{
 			Prompt: t.Prompt, Messages: t.Request.Messages, Chat: t.Request.Chat, Inputs: t.Request.Inputs, Transcript: p.Answer, Reasoning: p.Reasoning,
 			ToolCalls: p.Calls,
 		}

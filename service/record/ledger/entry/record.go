@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package sqlite
+// Package entry is how a task is written in a store of tasks, whatever the store is: as JSON and columns, with a SHA-256 over both. Stores share it, so that
+// what one has written can be moved to another, and digests stay what they are.
+package entry
 
 import (
 	"bytes"
@@ -15,7 +17,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// storedTask is a task as JSON, without the fields that have columns. It is part of the file's format: fields may be added, but
+// storedTask is a task as JSON, without the fields that have columns. It is part of the stores' format: fields may be added, but
 // not renamed without a migration. Durations are nanoseconds, so that what a client was told comes back exactly.
 type storedTask struct {
 	Engine           string           `json:"engine"`
@@ -77,7 +79,7 @@ type storedRequest struct {
 // storedOutcome is the JSON of how a task ended.
 type storedOutcome struct {
 	End     *task.End       `json:"end,omitempty"`
-	Error   *storedError    `json:"error,omitempty"`
+	Error   *StoredError    `json:"error,omitempty"`
 	Deleted *storedDeletion `json:"deleted,omitempty"`
 	// EnergyJ and EnergyCost are those of a task without an End.
 	EnergyJ    *float64 `json:"energy_j,omitempty"`
@@ -90,8 +92,8 @@ type storedDeletion struct {
 	TokensOut int `json:"tokens_out"`
 }
 
-// storedError is a task.Error without its cause, which only the log tells.
-type storedError struct {
+// StoredError is a task.Error without its cause, which only the log tells.
+type StoredError struct {
 	Code         task.Code     `json:"code"`
 	Message      string        `json:"message"`
 	Hint         string        `json:"hint,omitempty"`
@@ -103,7 +105,8 @@ type storedError struct {
 	PoolID       string        `json:"pool_id,omitempty"`
 }
 
-func encodeTask(t task.Task) ([]byte, error) {
+// EncodeTask writes a task as JSON.
+func EncodeTask(t task.Task) ([]byte, error) {
 	q := t.Request
 	s := storedTask{
 		Engine: t.Engine, EngineVersion: t.EngineVersion, ModelID: t.ModelID, PromptTokens: t.PromptTokens, Seed: t.Seed, Sampling: t.Sampling,
@@ -126,12 +129,12 @@ func encodeTask(t task.Task) ([]byte, error) {
 	if !t.RenderedAt.IsZero() {
 		s.RenderedMS = t.RenderedAt.UnixMilli()
 	}
-	return encode(s)
+	return Encode(s)
 }
 
-// encode writes JSON that has the JSON in it as it came: the schemas of tools are part of what an engine reads, and the digest of a result is in
+// Encode writes JSON that has the JSON in it as it came: the schemas of tools are part of what an engine reads, and the digest of a result is in
 // the proof bundle.
-func encode(v any) ([]byte, error) {
+func Encode(v any) ([]byte, error) {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
@@ -170,7 +173,8 @@ func decodeTask(text []byte, t *task.Task) error {
 	return nil
 }
 
-func encodeOutcome(r task.Record) ([]byte, error) {
+// EncodeOutcome writes how a task ended as JSON.
+func EncodeOutcome(r task.Record) ([]byte, error) {
 	s := storedOutcome{End: r.End, EnergyJ: r.EnergyJ, EnergyCost: r.EnergyCost}
 	if r.Err != nil {
 		s.Error = storeError(r.Err)
@@ -178,11 +182,11 @@ func encodeOutcome(r task.Record) ([]byte, error) {
 	if d := r.Deleted; d != nil {
 		s.Deleted = &storedDeletion{TokensIn: d.TokensIn, TokensOut: d.TokensOut}
 	}
-	return encode(s)
+	return Encode(s)
 }
 
-func storeError(e *task.Error) *storedError {
-	return &storedError{
+func storeError(e *task.Error) *StoredError {
+	return &StoredError{
 		Code: e.Code, Message: e.Message, Hint: e.Hint, Retriable: e.Retriable, Final: e.Final, RetryAfterNS: e.RetryAfter,
 		PolicyLabel: e.PolicyLabel, Engine: e.Engine, PoolID: e.PoolID,
 	}
@@ -206,56 +210,58 @@ func decodeOutcome(text []byte, r *task.Record) error {
 	return nil
 }
 
-// columns are the columns of a query for tasks, in the order in which row.into takes them.
-const columns = `t.seq, t.id, t.state, t.priority, t.pool_id, t.accepted_ms, t.started_ms, t.finished_ms, t.replica_id,
+// Columns are the columns of a query for tasks, in the order in which Row.Into takes them.
+const Columns = `t.seq, t.id, t.state, t.priority, t.pool_id, t.accepted_ms, t.started_ms, t.finished_ms, t.replica_id,
 	t.fingerprint, t.checkpoint_event, t.checkpoint_sum, t.sealed_at, t.last_event_id, t.outcome, t.proof_sum, t.proof_bytes,
 	t.proof_keeps, t.deleted_ms, q.task, q.sum`
 
-// The tables of a query for tasks, without and with transcripts.
-const (
-	tasks     = ` FROM task t LEFT JOIN request q ON q.seq = t.seq`
-	withTexts = tasks + ` LEFT JOIN transcript x ON x.seq = t.seq`
-)
-
-// row is a row of a query for tasks.
-type row struct {
-	r                    task.Record
+// Row is a row of a query for tasks.
+type Row struct {
 	seq, accepted        int64
+	id, state, priority  []byte
+	pool                 []byte
 	started, finished    sql.NullInt64
-	replica, fingerprint sql.NullString
+	replica, fingerprint []byte
 	event, deleted       sql.NullInt64
 	sum                  []byte
-	sealed, last         sql.NullString
-	proof                proof
+	sealed, last         []byte
+	proof                Proof
 	outcome, task, ends  []byte
 	requestSum, textSum  []byte
-	text                 sql.NullString
-	marks                []byte
-	logprobs             sql.NullString
+	text                 []byte
+	marks, logprobs      []byte
 }
 
-// into returns what to scan the columns into, with those of the transcript at the end.
-func (w *row) into() []any {
+// Into returns what to scan Columns into, with ends, text, marks, logprobs and sum of the transcript at the end.
+func (w *Row) Into() []any {
 	return []any{
-		&w.seq, &w.r.Task.ID, &w.r.State, &w.r.Task.Request.Priority, &w.r.Task.PoolID, &w.accepted, &w.started, &w.finished,
+		&w.seq, &w.id, &w.state, &w.priority, &w.pool, &w.accepted, &w.started, &w.finished,
 		&w.replica, &w.fingerprint, &w.event, &w.sum, &w.sealed, &w.last, &w.outcome,
-		&w.proof.sum, &w.proof.bytes, &w.proof.keeps, &w.deleted, &w.task, &w.requestSum,
+		&w.proof.Sum, &w.proof.Bytes, &w.proof.Keeps, &w.deleted, &w.task, &w.requestSum,
 		&w.ends, &w.text, &w.marks, &w.logprobs, &w.textSum,
 	}
 }
 
-// record makes a record of a row. It fails where the row is damaged.
-func (w *row) record() (task.Record, error) {
-	r := w.r
-	r.Task.Seq, r.Task.AcceptedAt = uint64(w.seq), fromMS(sql.NullInt64{Int64: w.accepted, Valid: true})
-	r.StartedAt, r.FinishedAt = fromMS(w.started), fromMS(w.finished)
-	r.ReplicaID, r.Fingerprint, r.SealedAt, r.LastEventID = w.replica.String, w.fingerprint.String, w.sealed.String, w.last.String
+// Seq is the task's sequence number.
+func (w *Row) Seq() int64 { return w.seq }
+
+// State is the task's state, also of a damaged one.
+func (w *Row) State() task.State { return task.State(w.state) }
+
+// Deleted reports whether the task was deleted.
+func (w *Row) Deleted() bool { return w.deleted.Valid }
+
+// Record makes a record of a row. It fails where the row is damaged.
+func (w *Row) Record() (r task.Record, err error) {
+	r.Task.ID, r.State, r.Task.Request.Priority, r.Task.PoolID = string(w.id), task.State(w.state), task.Priority(w.priority), string(w.pool)
+	r.Task.Seq, r.Task.AcceptedAt = uint64(w.seq), FromMS(sql.NullInt64{Int64: w.accepted, Valid: true})
+	r.StartedAt, r.FinishedAt = FromMS(w.started), FromMS(w.finished)
+	r.ReplicaID, r.Fingerprint, r.SealedAt, r.LastEventID = string(w.replica), string(w.fingerprint), string(w.sealed), string(w.last)
 	r.Checkpoint.Event = int(w.event.Int64)
 	copy(r.Checkpoint.Sum[:], w.sum)
 	r.Proof = w.proof.record()
-	r.Transcript.Text = w.text.String
-	err := w.intact()
-	if err == nil {
+	r.Transcript.Text = string(w.text)
+	if err = w.intact(r); err == nil {
 		err = decodeTask(w.task, &r.Task)
 	}
 	if err == nil && w.outcome != nil {
@@ -274,18 +280,18 @@ func (w *row) record() (task.Record, error) {
 		err = errors.New("it is half deleted")
 	}
 	if r.Deleted != nil {
-		r.Deleted.At = fromMS(w.deleted)
+		r.Deleted.At = FromMS(w.deleted)
 	}
 	if err != nil {
-		return r, damage(r.Task.ID, err)
+		return r, Damage(r.Task.ID, err)
 	}
 	return r, nil
 }
 
-// proof is a task.Proof in columns.
-type proof struct {
-	sum          []byte
-	bytes, keeps sql.NullInt64
+// Proof is a task.Proof in columns.
+type Proof struct {
+	Sum          []byte
+	Bytes, Keeps sql.NullInt64
 }
 
 // The bits of proof_keeps.
@@ -294,9 +300,10 @@ const (
 	keepsTranscript
 )
 
-func toProof(p task.Proof) proof {
+// ToProof puts a proof into columns.
+func ToProof(p task.Proof) Proof {
 	if p.SHA256 == [sha256.Size]byte{} {
-		return proof{}
+		return Proof{}
 	}
 	keeps := int64(0)
 	if p.KeepsPrompt {
@@ -305,25 +312,62 @@ func toProof(p task.Proof) proof {
 	if p.KeepsTranscript {
 		keeps |= keepsTranscript
 	}
-	return proof{sum: p.SHA256[:], bytes: sql.NullInt64{Int64: int64(p.Size), Valid: true}, keeps: sql.NullInt64{Int64: keeps, Valid: true}}
+	return Proof{Sum: p.SHA256[:], Bytes: sql.NullInt64{Int64: int64(p.Size), Valid: true}, Keeps: sql.NullInt64{Int64: keeps, Valid: true}}
 }
 
-func (p proof) record() (out task.Proof) {
-	copy(out.SHA256[:], p.sum)
-	out.Size = int(p.bytes.Int64)
-	out.KeepsPrompt, out.KeepsTranscript = p.keeps.Int64&keepsPrompt != 0, p.keeps.Int64&keepsTranscript != 0
+func (p Proof) record() (out task.Proof) {
+	copy(out.SHA256[:], p.Sum)
+	out.Size = int(p.Bytes.Int64)
+	out.KeepsPrompt, out.KeepsTranscript = p.Keeps.Int64&keepsPrompt != 0, p.Keeps.Int64&keepsTranscript != 0
 	return out
 }
 
-func toMS(t time.Time) sql.NullInt64 {
+// ToMS is a time in milliseconds since 1970; NULL: none.
+func ToMS(t time.Time) sql.NullInt64 {
 	return sql.NullInt64{Int64: t.UnixMilli(), Valid: !t.IsZero()}
 }
 
-func fromMS(ms sql.NullInt64) time.Time {
+// FromMS is the time that ToMS was given.
+func FromMS(ms sql.NullInt64) time.Time {
 	if !ms.Valid {
 		return time.Time{}
 	}
 	return time.UnixMilli(ms.Int64).UTC()
 }
 
-func orNull(s string) sql.NullString { return sql.NullString{String: s, Valid: s != ""} }
+// OrNull is a text; NULL where it is empty.
+func OrNull(s string) sql.NullString { return sql.NullString{String: s, Valid: s != ""} }
+
+// lineOutcome is the JSON of how a line of a batch ended without a task.
+type lineOutcome struct {
+	Status  int              `json:"status,omitempty"`
+	Refusal json.RawMessage  `json:"refusal,omitempty"`
+	Fault   *task.BatchFault `json:"fault,omitempty"`
+}
+
+// EncodeLine is the outcome of a line; nil: it has none, or its task tells.
+func EncodeLine(l task.Line) ([]byte, error) {
+	if l.Status == 0 && l.Fault == nil {
+		return nil, nil
+	}
+	return Encode(lineOutcome{l.Status, l.Refusal, l.Fault})
+}
+
+// DecodeLine sets the outcome of a line.
+func DecodeLine(outcome []byte, l *task.Line) error {
+	if outcome == nil {
+		return nil
+	}
+	var o lineOutcome
+	err := json.Unmarshal(outcome, &o)
+	l.Status, l.Refusal, l.Fault = o.Status, o.Refusal, o.Fault
+	return err
+}
+
+// TextUntil is when the text of an ended task is to be deleted; NULL: it is kept as long as the record.
+func TextUntil(r task.Record) sql.NullInt64 {
+	if r.Task.Request.KeepText <= 0 {
+		return sql.NullInt64{}
+	}
+	return ToMS(r.FinishedAt.Add(r.Task.Request.KeepText))
+}
