@@ -38,7 +38,7 @@ var overview = board{"overview", "overview", "Is the box well, and what is it do
 		line("Ledger", "How long a commit takes, 99 of 100, and operations that could not be written.", "ms",
 			query{`histogram_quantile(0.99, sum by (le) (rate(llorch_ledger_commit_ms_bucket` + rate + `)))`, "commit"}, query{`sum(increase(llorch_ledger_errors_total` + rate + `))`, "not written"}),
 		line("Configuration", "1 if the file, when it was last read, came into force.", "none", query{`llorch_config_last_reload_successful`, "{{instance}}"}),
-		line("Certificate", "How long it is valid.", "s", query{`(llorch_tls_not_after_seconds > 0) - time()`, "{{instance}}"}),
+		line("Certificate", "For how long it is valid. 0 without TLS, too.", "s", query{`clamp_min(llorch_tls_not_after_seconds - time(), 0)`, "{{instance}}"}),
 	}},
 }}
 

@@ -126,7 +126,7 @@ pools:
 	content, err := d.Client.Get(t.Context(), "/v1/artifacts/"+artifact.ID+"/content")
 	require.NoError(t, err)
 	require.Equal(t, "a plan", string(content))
-	require.Contains(t, run(1, "restore", "--config", second, backup), "is not empty")
+	require.Contains(t, run(1, "restore", "--config", second, backup), "another orchestratord uses the data folder")
 	code, err := d.Stop(syscall.SIGTERM)
 	require.NoError(t, err)
 	require.Zero(t, code)

@@ -27,6 +27,9 @@ var operating = []struct{ line, run, why string }{
 	{line: "sudo -u llama-orch orchestratord restore --config /etc/llama-orch/config.yaml /mnt/backup/2026-12-01", run: "orchestratord restore --data-dir new-box mnt/backup/2026-12-01"},
 	{line: "sudo systemctl enable --now llama-orch-backup.timer", why: "check:package runs the service that it starts"},
 	{line: "systemctl status llama-orch-backup.service", why: "check:package runs that service"},
+	{line: "ledger: {postgres: {dsn_env: LLORCH_DSN}}", why: "it is a line of a configuration, and needs a PostgreSQL"},
+	{line: "orchestratord ledger move --config FILE --to postgres", why: "it needs a PostgreSQL, on which harness/database runs it"},
+	{line: "orchestratord ledger move --config FILE --to sqlite", why: "it needs a PostgreSQL, on which harness/database runs it"},
 	{line: "llama-orch doctor --config FILE --report report.json", run: "llama-orch doctor --config examples/haiku.yaml --report report.json; test -s report.json"}, // what it finds is of this machine
 }
 
