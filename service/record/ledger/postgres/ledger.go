@@ -104,7 +104,7 @@ type Ledger struct {
 	closed   bool
 
 	fence  atomic.Int64  // of the claim
-	wrote  atomic.Int64  // when the last commit was, in s since the epoch; 0: it failed, or there was none
+	wrote  atomic.Int64  // when the last commit was, in s since the epoch; 0: it or a read since has failed, or there was none
 	turns  atomic.Uint64 // how often the writing goroutine came round
 	size   atomic.Int64  // bytes of the tables, as last looked at
 	wake   chan struct{} // capacity 1
@@ -165,7 +165,7 @@ func (l *Ledger) open(config *pgxpool.Config) (err error) {
 	if err != nil {
 		return errors.Join(err, l.w.close())
 	}
-	l.Reader = &Reader{o: l.o, db: pool, version: len(l.o.steps)}
+	l.Reader = &Reader{o: l.o, db: pool, version: len(l.o.steps), missed: func() { l.wrote.Store(0) }}
 	return nil
 }
 

@@ -22,6 +22,7 @@ type Reader struct {
 	o       Options
 	version int
 	db      *pgxpool.Pool
+	missed  func() // called when the database did not answer a read; may be nil
 }
 
 // OpenReader opens a ledger that is there, without writing to it. A failure is an *Error, as a rule.
@@ -69,17 +70,32 @@ func (r *Reader) query(ctx context.Context, text string, args ...any) (pgx.Rows,
 	ctx, stop := context.WithTimeout(ctx, readWithin)
 	rows, err := r.db.Query(ctx, text, args...)
 	if err != nil {
+		r.look(err)
 		stop()
 		return nil, err
 	}
-	return &boundedRows{rows, stop}, nil
+	return &boundedRows{rows, r, stop}, nil
+}
+
+// look notes that the database did not answer, so that nobody takes it for one that can be written because it could be a moment ago.
+func (r *Reader) look(err error) {
+	if err != nil && r.missed != nil && !errors.Is(err, pgx.ErrNoRows) && !errors.Is(err, context.Canceled) && !about(err) {
+		r.missed()
+	}
 }
 
 // boundedRows end the bound with themselves.
 type boundedRows struct {
 	pgx.Rows
 
+	of   *Reader
 	stop context.CancelFunc
+}
+
+func (r *boundedRows) Err() error {
+	err := r.Rows.Err()
+	r.of.look(err)
+	return err
 }
 
 func (r *boundedRows) Next() bool {
@@ -102,7 +118,9 @@ func (r *Reader) row(ctx context.Context, into []any, text string, args ...any) 
 	}
 	ctx, stop := context.WithTimeout(ctx, readWithin)
 	defer stop()
-	return r.db.QueryRow(ctx, text, args...).Scan(into...)
+	err := r.db.QueryRow(ctx, text, args...).Scan(into...)
+	r.look(err)
+	return err
 }
 
 // Get implements ledger.Ledger.

@@ -316,6 +316,25 @@ func TestADatabaseThatHangsIsLeft(t *testing.T) {
 	require.Equal(t, []string{id(1), id(3)}, ids(live))
 }
 
+// LO-704: who reads notices too that the database is away, so that nobody takes it for one that can be written.
+func TestAReadThatFailsIsNoticed(t *testing.T) {
+	t.Parallel()
+	s, err := server.New()
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	o := options()
+	o.DSN = s.Local()
+	l := open(t, o)
+	require.NoError(t, l.Accept(t.Context(), sample(1)))
+	require.NoError(t, l.Writable(t.Context()))
+	require.NoError(t, s.Kill())
+	_, _, err = l.Get(t.Context(), id(1))
+	require.Error(t, err)
+	require.ErrorIs(t, l.Writable(t.Context()), ledger.ErrUnavailable)
+	require.NoError(t, s.Start())
+	require.Eventually(t, func() bool { return l.Writable(t.Context()) == nil }, time.Minute, 10*time.Millisecond)
+}
+
 // LO-704: a database that is away at the start is waited for; one that stays away is named, with what to do.
 func TestAwayAtTheStart(t *testing.T) {
 	t.Parallel()
