@@ -17,6 +17,8 @@ import (
 	// mage:import
 	_ "github.com/llama-orch/llama-orch/ci/measure"
 	// mage:import
+	_ "github.com/llama-orch/llama-orch/ci/mutate"
+	// mage:import
 	_ "github.com/llama-orch/llama-orch/ci/proof"
 	// mage:import
 	_ "github.com/llama-orch/llama-orch/ci/release"
