@@ -40,7 +40,7 @@ func Mutate(ctx context.Context, in *string, sample *int, within *time.Duration)
 	return run(ctx, o)
 }
 
-// Sample tries 200 mutants of the core, always the same (LO-854).
+// Sample tries 200 mutants of the core, always the same (LO-854), as part of `proof`.
 func Sample(ctx context.Context) error {
 	return run(ctx, mutate.Options{Packages: core, Sample: 200, Within: time.Hour})
 }

@@ -14,11 +14,12 @@ import (
 
 	"github.com/llama-orch/llama-orch/ci/command"
 	"github.com/llama-orch/llama-orch/ci/gate"
+	"github.com/llama-orch/llama-orch/ci/mutate"
 	"github.com/llama-orch/llama-orch/ci/step"
 	"github.com/llama-orch/llama-orch/ci/tally"
 )
 
-// Proof runs what `test` runs and leaves a folder under build/proof with what it saw: the output, every test's events, the
+// Proof runs what `test` runs, then a sample of the mutants (LO-854), and leaves a folder under build/proof with what it saw: the output, every test's events, the
 // daemons' logs, the streams, metrics, pacts, and the table of requirements.
 func Proof(ctx context.Context) error {
 	dir, err := filepath.Abs(filepath.Join("build", "proof", time.Now().UTC().Format("20060102T150405Z")))
@@ -36,6 +37,10 @@ func Proof(ctx context.Context) error {
 	}
 	t, err := gate.Run(step.KeepingEvents(command.Setting(ctx, "LLORCH_PROOF_DIR="+dir), filepath.Join(dir, "tests")))
 	if err == nil {
+		if bad := mutate.Sample(ctx); bad != nil {
+			fmt.Println("\nmutants:", bad)
+			t.Fail("step mutants")
+		}
 		err = describe(ctx, dir, t)
 	}
 	fmt.Println("\nproof:", dir)
