@@ -37,15 +37,15 @@ func Mutate(ctx context.Context, in *string, sample *int, within *time.Duration)
 	if within != nil {
 		o.Within = *within
 	}
-	return run(ctx, o)
+	return run(ctx, o, mutate.Goal)
 }
 
 // Sample tries 200 mutants of the core, always the same (LO-854), as part of `proof`.
 func Sample(ctx context.Context) error {
-	return run(ctx, mutate.Options{Packages: core, Sample: 200, Within: time.Hour})
+	return run(ctx, mutate.Options{Packages: core, Sample: 200, Within: time.Hour}, mutate.Floor)
 }
 
-func run(ctx context.Context, o mutate.Options) error {
+func run(ctx context.Context, o mutate.Options, least float64) error {
 	// The daemon refuses a data folder that a group can write (LO-813), and the tests' folders are made under this process's mask.
 	defer syscall.Umask(syscall.Umask(0o022))
 	cache, err := os.UserCacheDir()
@@ -58,5 +58,5 @@ func run(ctx context.Context, o mutate.Options) error {
 	if err != nil {
 		return err
 	}
-	return mutate.Judge(results)
+	return mutate.Judge(results, least)
 }

@@ -22,8 +22,11 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Goal is the share of a package's mutants that its tests should notice.
-const Goal = 0.85
+// Goal is the share of a package's mutants that its tests should notice. Floor is what they notice at least; it only rises, until it is the goal.
+const (
+	Goal  = 0.85
+	Floor = 0.65
+)
 
 //go:embed equivalent.txt
 var equivalent string
@@ -83,7 +86,7 @@ func share(tried, killed int) float64 {
 }
 
 // Judge is an error where the tests noticed too few of all mutants, or where there was no time for some.
-func Judge(results []Result) error {
+func Judge(results []Result, least float64) error {
 	var tried, killed, wanted int
 	for _, r := range results {
 		t, k := r.Count()
@@ -92,7 +95,7 @@ func Judge(results []Result) error {
 	switch {
 	case tried < wanted:
 		return fmt.Errorf("there was time for %d of %d mutants: give them longer", tried, wanted)
-	case share(tried, killed) < Goal:
+	case share(tried, killed) < least:
 		return fmt.Errorf("the tests noticed %d of %d mutants: write tests for the survivors, or say in equivalent.txt why no test can", killed, tried)
 	}
 	return nil

@@ -42,7 +42,7 @@ func TestMutantsAreJudgedByTheTestsThatReachThem(t *testing.T) {
 	}, results[0].Outcomes)
 	require.Contains(t, out.String(), "8 of 12 killed (66.7 %)")
 	require.Contains(t, out.String(), "survived, line 18: "+sampled+"Slack: >= for n > 10")
-	require.ErrorContains(t, Judge(results), "8 of 12")
+	require.ErrorContains(t, Judge(results, Goal), "8 of 12")
 
 	kept, err := os.ReadDir(o.Cache)
 	require.NoError(t, err)
@@ -77,9 +77,9 @@ func TestTooFewKilledIsAnError(t *testing.T) {
 		}
 		return []Result{r}
 	}
-	require.NoError(t, Judge(result(17, 3, 20)))
-	require.ErrorContains(t, Judge(result(16, 4, 20)), "16 of 20")
-	require.ErrorContains(t, Judge(result(20, 0, 21)), "20 of 21")
+	require.NoError(t, Judge(result(17, 3, 20), Goal))
+	require.ErrorContains(t, Judge(result(16, 4, 20), Goal), "16 of 20")
+	require.ErrorContains(t, Judge(result(20, 0, 21), Goal), "20 of 21")
 }
 
 // LO-855: who is on the list has a reason there.
