@@ -100,6 +100,7 @@ type cli struct {
 	Pools        poolsCmd        `cmd:"" help:"List the pools, or show one with its replicas."`
 	Pool         poolCmd         `cmd:"" help:"Look at one pool, drain it, or swap its model."`
 	GPUs         gpusCmd         `cmd:"" name:"gpus" help:"Show the GPUs, and who holds their memory."`
+	Hosts        hostsCmd        `cmd:"" help:"Show the servers that share the record of tasks, and which pools each of them holds."`
 	Explain      explainCmd      `cmd:"" help:"Say where a task would run, and why, without running it."`
 	Config       configCmd       `cmd:"" help:"Have the server read its configuration again."`
 	Models       modelsCmd       `cmd:"" help:"List the catalog's models and those that are served; add, show, verify, retire or delete one."`

@@ -150,7 +150,7 @@ func (a *App) makeFlow() (err error) {
 		Narrator: observe.NewNarrator(log.Named("scheduler")), Metrics: scheduler.NewMetrics(a.registry), Tracer: a.tracer,
 		Log: log.Named("scheduler"), Now: time.Now,
 		MicroBatch:   time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,
-		MeasuredFile: filepath.Join(c.DataDir, datafolder.Measured),
+		MeasuredFile: filepath.Join(c.DataDir, datafolder.Measured), Refusal: a.refusal(),
 	})
 	a.residency.Serve(a.schedule)
 	desk := admission.NewDesk(admission.Options{
@@ -167,6 +167,23 @@ func (a *App) makeFlow() (err error) {
 	})
 	a.tasks = control.Tasks{Desk: desk, Scheduler: a.schedule, Bundles: a.artifacts, Deletions: a.ledger}
 	return nil
+}
+
+// sharers are the daemons that share the ledger.
+func (a *App) sharers() control.Hosts {
+	h := control.Hosts{Here: a.owner, Self: a.self}
+	if a.hosts != nil {
+		h.All = func(ctx context.Context) ([]task.Host, error) { return a.hosts.Now(ctx) }
+	}
+	return h
+}
+
+// refusal says which pools' queues are another daemon's; nil: none can be.
+func (a *App) refusal() func(poolID string) error {
+	if a.hosts == nil {
+		return nil
+	}
+	return a.hosts.Refusal
 }
 
 // makeControl makes what changes the pools while they run, and the self-test.
@@ -193,7 +210,7 @@ func (a *App) makeFront() error {
 		a.registry.MustRegister(a.o.Dropped)
 	}
 	a.streams = delivery.New(delivery.Options{Log: log})
-	shown := a.fleet.Views(a.schedule, a.ledger, a.selfTest)
+	shown := a.fleet.Views(a.schedule, a.ledger, a.selfTest, a.sharers())
 	native, err := api.NewHandler(api.Options{
 		Tasks: a.tasks, Sessions: a.sessions, Pools: shown, Control: a.operator,
 		Catalog: a.shelf, Artifacts: fronts.Artifacts{Library: artifact.NewLibrary(a.artifacts, a.ledger)}, Gatherer: a.registry, Exemplars: a.tracer != nil, Engines: control.EngineFeatures(),

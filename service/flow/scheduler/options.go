@@ -161,14 +161,17 @@ type Options struct {
 	Pools     []Pool
 	Replicas  Replicas
 	Residency Residency // nil: no pool is on demand
-	Ledger    Ledger
-	Sessions  Sessions // nil: tasks have no sessions and no budgets
-	Energy    Meter    // nil: nobody knows what tasks take
-	Narrator  *observe.Narrator
-	Metrics   *Metrics
-	Tracer    *tracing.Tracer // nil: nothing is traced
-	Log       *zap.Logger
-	Now       func() time.Time
+	// Refusal says why no task of a pool is taken here, although the pool could run it: its queue is another daemon's (LO-711). It returns nil for one that
+	// is this daemon's. It is called with no lock held. Nil: all are.
+	Refusal  func(poolID string) error
+	Ledger   Ledger
+	Sessions Sessions // nil: tasks have no sessions and no budgets
+	Energy   Meter    // nil: nobody knows what tasks take
+	Narrator *observe.Narrator
+	Metrics  *Metrics
+	Tracer   *tracing.Tracer // nil: nothing is traced
+	Log      *zap.Logger
+	Now      func() time.Time
 	// FlushWithin bounds how long a cancel waits for subscribers to take the tokens they are owed. 0: 250 ms.
 	FlushWithin time.Duration
 	// IdleWithin is how long a canceled slot may stay busy before its worker is replaced. 0: 2 s (ORCH-3026).
@@ -198,6 +201,9 @@ func (o Options) withDefaults() Options {
 	o.RecordEvery = cmp.Or(o.RecordEvery, time.Second)
 	if o.Sessions == nil {
 		o.Sessions = noSessions{}
+	}
+	if o.Refusal == nil {
+		o.Refusal = func(string) error { return nil }
 	}
 	if o.Energy == nil {
 		o.Energy = noMeter{}
