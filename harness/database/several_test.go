@@ -112,6 +112,35 @@ func TestTwoDaemonsShareADatabase(t *testing.T) {
 	r.end(b, "three")
 }
 
+// LO-715, LO-716: a client that knows one daemon uses the pools of all: it submits, streams, looks, lists and cancels there. The same task to the other daemon is the same task.
+func TestAnyDaemonTakesAnyRequest(t *testing.T) {
+	r := newRig(t)
+	a, b := r.host("attic", "slow"), r.host("cellar", "fast")
+	require.NoError(t, watch.Poll(t.Context(), "the look at each other", func() error { return r.ask(b, "first", "slow") }))
+	require.NoError(t, r.ask(a, "first", "slow"), "the same again, where it runs")
+	require.NoError(t, r.ask(b, "first", "slow"), "and where it was sent")
+	s := r.open(b, "first")
+	tokens(t, s, 2)
+	data, err := b.Client.Get(t.Context(), "/v1/tasks?limit=10")
+	require.NoError(t, err)
+	require.Contains(t, string(data), `"first"`, "a list has the live tasks of all")
+	require.NoError(t, s.Rest())
+	require.NotNil(t, s.End)
+	got, _ := s.Digest()
+	require.NoError(t, r.ask(a, "second", "fast"))
+	require.Equal(t, got, r.end(a, "second"))
+	require.NoError(t, r.ask(b, "third", "slow"))
+	stream := r.open(b, "third")
+	tokens(t, stream, 1)
+	canceled, err := b.Client.Cancel(t.Context(), "third")
+	require.NoError(t, err)
+	require.Equal(t, "canceled", canceled.Outcome)
+	_, err = b.Client.Post(t.Context(), "/v1/chat/completions", []byte(`{"model":"m-slow","messages":[{"role":"user","content":"hi"}],"max_tokens":2}`), 200)
+	require.NoError(t, err)
+	_, err = b.Client.Get(t.Context(), "/v1/pools/slow/health")
+	require.NoError(t, err)
+}
+
 // LO-711, LO-714: a daemon with the same pool stands by. When the first is killed it takes the queue: what ran is decoded again with the same bytes, what waited keeps
 // its order, and the next life of the first stands by.
 func TestAKilledDaemonIsTakenOver(t *testing.T) {

@@ -114,18 +114,6 @@ func (a *App) openPostgres() error {
 	return nil
 }
 
-// self is this daemon as it announces itself.
-func (a *App) self() task.Host {
-	c := a.o.Config
-	return task.Host{ID: a.owner, Name: control.HostName(c), Address: control.HostAddress(c, a.Addr()), Version: a.o.Version, Since: a.since, Pools: a.fleet.HostPools()}
-}
-
-// took takes up what a claim has brought.
-func (a *App) took(c ledger.Claim) {
-	a.sessions.Adopt(c.Sessions)
-	a.schedule.Recover(c.Tasks)
-}
-
 func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil

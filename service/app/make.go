@@ -150,7 +150,7 @@ func (a *App) makeFlow() (err error) {
 		Narrator: observe.NewNarrator(log.Named("scheduler")), Metrics: scheduler.NewMetrics(a.registry), Tracer: a.tracer,
 		Log: log.Named("scheduler"), Now: time.Now,
 		MicroBatch:   time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,
-		MeasuredFile: filepath.Join(c.DataDir, datafolder.Measured), Refusal: a.refusal(),
+		MeasuredFile: filepath.Join(c.DataDir, datafolder.Measured), Refusal: a.refusal(), Live: a.live(),
 	})
 	a.residency.Serve(a.schedule)
 	desk := admission.NewDesk(admission.Options{
@@ -167,23 +167,6 @@ func (a *App) makeFlow() (err error) {
 	})
 	a.tasks = control.Tasks{Desk: desk, Scheduler: a.schedule, Bundles: a.artifacts, Deletions: a.ledger}
 	return nil
-}
-
-// sharers are the daemons that share the ledger.
-func (a *App) sharers() control.Hosts {
-	h := control.Hosts{Here: a.owner, Self: a.self}
-	if a.hosts != nil {
-		h.All = func(ctx context.Context) ([]task.Host, error) { return a.hosts.Now(ctx) }
-	}
-	return h
-}
-
-// refusal says which pools' queues are another daemon's; nil: none can be.
-func (a *App) refusal() func(poolID string) error {
-	if a.hosts == nil {
-		return nil
-	}
-	return a.hosts.Refusal
 }
 
 // makeControl makes what changes the pools while they run, and the self-test.
@@ -228,6 +211,11 @@ func (a *App) makeFront() error {
 		return err
 	}
 	a.feeder = served.Feeder
+	if a.hosts != nil {
+		if err := a.passOn(served.Before); err != nil {
+			return err
+		}
+	}
 	if c.Page == config.PageOn {
 		a.page, err = served.Page(page.Options{
 			Views: control.NewPageViews(shown, a.schedule, a.residency, a.sessions, a.shelf, a.guard.Identity(), c.DataDir), Logs: logs{a.o.Logs}, Door: a.guard, Version: a.o.Version, Log: log,

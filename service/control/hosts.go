@@ -5,12 +5,17 @@ package control
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -50,6 +55,52 @@ func (f views) Hosts(ctx context.Context) ([]api.SharerView, error) {
 		views[i] = v
 	}
 	return views, nil
+}
+
+// Serving says which pools of this daemon a model's name means.
+func (f Fleet) Serving(s *scheduler.Scheduler) func(model string) []string {
+	named := candidates{f, s, &slowness{}}
+	return func(model string) (pools []string) {
+		now := f.config()
+		q, err := named.resolve(now, task.Request{ModelRef: model})
+		if err != nil {
+			return nil
+		}
+		for _, p := range serving(now, q.ModelRef) {
+			pools = append(pools, p.ID)
+		}
+		return pools
+	}
+}
+
+// dialWithin is how long another host has to take a connection.
+const dialWithin = 3 * time.Second
+
+// HostTransport is the way to the other hosts; nil: the policy lets nothing leave this machine.
+func HostTransport(c config.Config) (*http.Transport, error) {
+	if c.Policy.Outbound == "off" {
+		return nil, nil
+	}
+	t := &http.Transport{
+		DialContext: (&net.Dialer{Timeout: dialWithin}).DialContext, TLSHandshakeTimeout: dialWithin, IdleConnTimeout: time.Minute, MaxIdleConnsPerHost: 64,
+		DisableCompression: true, ForceAttemptHTTP2: true, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
+	}
+	if c.Hosts.CA == "" {
+		return t, nil
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	pem, err := os.ReadFile(c.Hosts.CA)
+	if err != nil {
+		return nil, fmt.Errorf("read hosts.ca: %w", err)
+	}
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("read hosts.ca: %s has no certificate in PEM's form", c.Hosts.CA)
+	}
+	t.TLSClientConfig.RootCAs = roots
+	return t, nil
 }
 
 // HostPools are the pools as this daemon announces them to those that share its ledger, those too that are no longer configured but still have tasks.

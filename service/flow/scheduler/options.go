@@ -163,8 +163,10 @@ type Options struct {
 	Residency Residency // nil: no pool is on demand
 	// Refusal says why no task of a pool is taken here, although the pool could run it: its queue is another daemon's (LO-711). It returns nil for one that
 	// is this daemon's. It is called with no lock held. Nil: all are.
-	Refusal  func(poolID string) error
-	Ledger   Ledger
+	Refusal func(poolID string) error
+	Ledger  Ledger
+	// Live are the live tasks of all daemons that share the ledger, as it has them. Nil: there are no others.
+	Live     func(ctx context.Context) ([]task.Record, error)
 	Sessions Sessions // nil: tasks have no sessions and no budgets
 	Energy   Meter    // nil: nobody knows what tasks take
 	Narrator *observe.Narrator

@@ -228,6 +228,11 @@ func (k *Keeper) Holder(pool string) (task.Host, bool) {
 	return task.Host{}, false
 }
 
+// TaskHolder is the id of the daemon that holds a live task; empty: none does.
+func (k *Keeper) TaskHolder(ctx context.Context, id string) (string, error) {
+	return k.o.Ledger.Holder(ctx, id)
+}
+
 // Refusal says why this daemon takes no task for a pool: nil where it holds the pool's queue.
 func (k *Keeper) Refusal(pool string) error {
 	k.mu.Lock()
