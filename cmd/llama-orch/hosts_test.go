@@ -29,3 +29,15 @@ func TestHostsAreShown(t *testing.T) {
 	require.Regexp(t, `(?m)^cellar +down +- +1 +`, got.out)
 	require.Contains(t, call(t.Context(), addr, "", "--json", "hosts").out, `"holds":`)
 }
+
+// LO-719: of several addresses the first that takes a connection is used; the scheme may be left out.
+func TestSeveralAddresses(t *testing.T) {
+	t.Parallel()
+	d := newDaemon()
+	d.hosts = []gen.Host{{ID: "a", Name: "attic", Version: "1", SeenAt: time.Now(), Pools: []gen.HostPool{}}}
+	addr := d.serve(t)
+	got := call(t.Context(), "127.0.0.1:1, "+addr, "", "hosts")
+	require.Zero(t, got.code, got.err)
+	require.Contains(t, got.out, "attic")
+	require.Equal(t, exitUnreachable, call(t.Context(), "127.0.0.1:1,http://127.0.0.1:2", "", "hosts").code)
+}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/llama-orch/llama-orch/harness/client"
 	"github.com/llama-orch/llama-orch/harness/daemon"
 	"github.com/llama-orch/llama-orch/harness/process"
 	"github.com/llama-orch/llama-orch/harness/watch"
@@ -141,7 +142,7 @@ func TestAnyDaemonTakesAnyRequest(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// LO-711, LO-714: a daemon with the same pool stands by. When the first is killed it takes the queue: what ran is decoded again with the same bytes, what waited keeps
+// LO-711, LO-714, LO-715: a daemon with the same pool stands by. When the first is killed it takes the queue: what ran is decoded again with the same bytes, what waited keeps
 // its order, and the next life of the first stands by.
 func TestAKilledDaemonIsTakenOver(t *testing.T) {
 	r := newRig(t)
@@ -154,9 +155,43 @@ func TestAKilledDaemonIsTakenOver(t *testing.T) {
 	for _, id := range ids {
 		require.NoError(t, r.ask(a, id, "slow"))
 	}
-	s := r.open(a, "slow-0")
-	tokens(t, s, 3)
+	var through *client.Stream
+	require.NoError(t, watch.Poll(t.Context(), "a stream through the other host", func() (err error) {
+		through, err = b.Client.Open(t.Context(), "slow-0")
+		return err
+	}))
+	last := ""
+	for len(through.Tokens) < 3 {
+		e, err := through.Next()
+		require.NoError(t, err)
+		if e.ID != "" {
+			last = e.ID
+		}
+	}
 	a.Kill()
+	for {
+		e, err := through.Next()
+		if err != nil { // it breaks off
+			break
+		}
+		if e.ID != "" {
+			last = e.ID
+		}
+	}
+	var rest *client.Frames
+	require.NoError(t, watch.Poll(t.Context(), "the rest of the stream", func() (err error) {
+		rest, err = b.Client.Follow(t.Context(), "slow-0", last, false)
+		return err
+	}))
+	defer rest.Close()
+	for !through.Over() {
+		e, err := rest.Next()
+		require.NoError(t, err)
+		require.NoError(t, through.Take(e))
+	}
+	require.NotNil(t, through.End, "%+v", through.Fail)
+	got, _ := through.Digest()
+	require.Equal(t, sum, got, "a stream that is read through another host goes on behind its last event, with the same bytes")
 	require.NoError(t, watch.Poll(t.Context(), "a takeover", func() error {
 		if held := r.holders(b); held["slow"] != "cellar" {
 			return fmt.Errorf("%v", held)
@@ -166,7 +201,7 @@ func TestAKilledDaemonIsTakenOver(t *testing.T) {
 	for _, id := range ids {
 		require.Equal(t, sum, r.end(b, id))
 	}
-	var last time.Time
+	var ended time.Time
 	for _, id := range ids {
 		data, err := b.Client.Get(t.Context(), "/v1/tasks/"+id)
 		require.NoError(t, err)
@@ -174,8 +209,8 @@ func TestAKilledDaemonIsTakenOver(t *testing.T) {
 			FinishedAt time.Time `json:"finished_at"`
 		}
 		require.NoError(t, json.Unmarshal(data, &status))
-		require.True(t, status.FinishedAt.After(last), "in their order")
-		last = status.FinishedAt
+		require.True(t, status.FinishedAt.After(ended), "in their order")
+		ended = status.FinishedAt
 	}
 	require.Equal(t, sum, r.end(b, "before"))
 	a = r.hostIn(dir, "attic", "slow", "fast")

@@ -49,6 +49,14 @@ func (a *App) live() func(context.Context) ([]task.Record, error) {
 	return a.ledger.Live
 }
 
+// maySend reports whether clients may be told more of a pool's tasks; nil: always.
+func (a *App) maySend() func(poolID string) bool {
+	if a.hosts == nil {
+		return nil
+	}
+	return a.hosts.MaySend
+}
+
 // passOn puts what passes requests on to the other daemons before the fronts. Where nothing may leave this machine, nothing is passed on.
 func (a *App) passOn(before func(func(gate.Front) gate.Front)) error {
 	c := a.o.Config

@@ -150,7 +150,7 @@ func (a *App) makeFlow() (err error) {
 		Narrator: observe.NewNarrator(log.Named("scheduler")), Metrics: scheduler.NewMetrics(a.registry), Tracer: a.tracer,
 		Log: log.Named("scheduler"), Now: time.Now,
 		MicroBatch:   time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,
-		MeasuredFile: filepath.Join(c.DataDir, datafolder.Measured), Refusal: a.refusal(), Live: a.live(),
+		MeasuredFile: filepath.Join(c.DataDir, datafolder.Measured), Refusal: a.refusal(), Live: a.live(), MaySend: a.maySend(),
 	})
 	a.residency.Serve(a.schedule)
 	desk := admission.NewDesk(admission.Options{

@@ -164,6 +164,8 @@ type Options struct {
 	// Refusal says why no task of a pool is taken here, although the pool could run it: its queue is another daemon's (LO-711). It returns nil for one that
 	// is this daemon's. It is called with no lock held. Nil: all are.
 	Refusal func(poolID string) error
+	// MaySend reports whether a client may be told more of a pool's tasks now: not while another daemon may have taken the pool's queue (LO-718). Nil: always.
+	MaySend func(poolID string) bool
 	Ledger  Ledger
 	// Live are the live tasks of all daemons that share the ledger, as it has them. Nil: there are no others.
 	Live     func(ctx context.Context) ([]task.Record, error)
@@ -206,6 +208,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Refusal == nil {
 		o.Refusal = func(string) error { return nil }
+	}
+	if o.MaySend == nil {
+		o.MaySend = func(string) bool { return true }
 	}
 	if o.Energy == nil {
 		o.Energy = noMeter{}

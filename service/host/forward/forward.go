@@ -99,7 +99,7 @@ func (f *Forwarder) target(front gate.Front, r *http.Request) (*task.Host, error
 	if r.Method != http.MethodPost || front.Route(r).Upload > 0 {
 		return nil, nil
 	}
-	return f.ofBody(r)
+	return f.ofBody(r), nil
 }
 
 // other reports whether a host is up, and is not this one.
@@ -164,40 +164,48 @@ type wish struct {
 	} `json:"placement"`
 }
 
-// ofBody is the daemon for what a body asks.
-func (f *Forwarder) ofBody(r *http.Request) (*task.Host, error) {
+// wished reads a body and puts it back. It reports false where it cannot be read: the front says what is wrong with it.
+func wished(r *http.Request) (w wish, ok bool) {
 	body, err := io.ReadAll(r.Body) // the gate bounds it
 	r.Body = io.NopCloser(io.MultiReader(bytes.NewReader(body), failing{err}))
-	var w wish
-	if err != nil || json.Unmarshal(body, &w) != nil { // the front says what is wrong
-		return nil, nil
+	if err == nil {
+		r.ContentLength = int64(len(body))
+		err = json.Unmarshal(body, &w)
 	}
-	r.ContentLength = int64(len(body))
+	return w, err == nil
+}
+
+// ofBody is the daemon for what a body asks; nil: this one.
+func (f *Forwarder) ofBody(r *http.Request) *task.Host {
+	w, ok := wished(r)
+	if !ok {
+		return nil
+	}
 	if w.TaskID != "" && f.o.Has(w.TaskID) {
-		return nil, nil
+		return nil
 	}
 	if pool := w.Placement.Pool; pool != "" {
 		if f.o.Hosts.Refusal(pool) == nil {
-			return nil, nil
+			return nil
 		}
-		return f.holding(func(p task.HostPool) bool { return p.ID == pool }), nil
+		return f.holding(func(p task.HostPool) bool { return p.ID == pool })
 	}
 	model := w.Ref
 	if model == "" {
 		model = w.Model
 	}
 	if model == "" {
-		return nil, nil
+		return nil
 	}
 	here := f.o.Serving(model)
 	for _, pool := range here {
 		if f.o.Hosts.Refusal(pool) == nil {
-			return nil, nil
+			return nil
 		}
 	}
 	return f.holding(func(p task.HostPool) bool {
 		return slices.Contains(here, p.ID) || len(here) == 0 && (p.Model == model || p.Ref == model)
-	}), nil
+	})
 }
 
 // failing is what is left of a body that could not be read.

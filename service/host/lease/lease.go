@@ -228,6 +228,16 @@ func (k *Keeper) Holder(pool string) (task.Host, bool) {
 	return task.Host{}, false
 }
 
+// MaySend reports whether clients may be told more of a pool's tasks. Where another daemon has the pool too, they may while this one's lease runs for sure: after that
+// the other one may tell them. Where nobody has it, nobody can have taken it.
+func (k *Keeper) MaySend(pool string) bool {
+	if k.o.Ledger.Holds() {
+		return true
+	}
+	self := k.o.Self().ID
+	return !slices.ContainsFunc(k.Hosts(), func(h task.Host) bool { return h.ID != self && h.Pool(pool) != nil })
+}
+
 // TaskHolder is the id of the daemon that holds a live task; empty: none does.
 func (k *Keeper) TaskHolder(ctx context.Context, id string) (string, error) {
 	return k.o.Ledger.Holder(ctx, id)

@@ -5,6 +5,7 @@ package lease
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,15 +24,31 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // store is what daemons share. Who holds a pool is who came first, until it is free.
 type store struct {
+	mu    sync.Mutex
 	hosts []task.Host
 	asked []task.Host
 	fail  error
+	over  bool // the lease
 }
 
-func (s *store) Hosts(context.Context) ([]task.Host, error)     { return s.hosts, s.fail }
+func (s *store) Hosts(context.Context) ([]task.Host, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hosts, s.fail
+}
+
+// change changes what the others are, or what is asked meets.
+func (s *store) change(do func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	do()
+}
+
 func (s *store) Holder(context.Context, string) (string, error) { return "", nil }
-func (s *store) Holds() bool                                    { return true }
+func (s *store) Holds() bool                                    { return !s.over }
 func (s *store) Claim(_ context.Context, by task.Host) (ledger.Claim, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.asked = append(s.asked, by)
 	c := ledger.Claim{Owner: by.ID, Fence: uint64(len(s.asked))}
 	for _, p := range by.Pools {
@@ -80,7 +97,7 @@ func TestStandsByAndTakesOver(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		synctest.Wait()
 		require.Len(t, s.asked, 1, "nothing is claimed while there is nothing to claim")
-		s.hosts = []task.Host{other(false, true, "d")}
+		s.change(func() { s.hosts = []task.Host{other(false, true, "d")} })
 		time.Sleep(5 * time.Second / looks)
 		synctest.Wait()
 		require.NoError(t, k.Refusal("p"))
@@ -115,7 +132,7 @@ func TestAwayIsSaidOnce(t *testing.T) {
 		k, s, logs, _ := rig(t, "d")
 		require.NoError(t, k.Claim(t.Context()))
 		require.NoError(t, k.Start(t.Context()))
-		s.fail = errors.New("away")
+		s.change(func() { s.fail = errors.New("away") })
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		require.Len(t, logs.FilterMessageSnippet("cannot be looked at").All(), 1)
@@ -132,4 +149,14 @@ func TestWhoCannotShareWaits(t *testing.T) {
 	require.Empty(t, s.asked)
 	s.hosts[0].Up = false
 	require.NoError(t, k.Claim(t.Context()))
+}
+
+// LO-718: once the lease may be over, clients of a pool that another daemon has too are told nothing more. Where nobody has it, as on the only host while the database is away, they are.
+func TestWhoMaySend(t *testing.T) {
+	k, s, _, _ := rig(t, "d", other(false, false, "d"))
+	require.NoError(t, k.Claim(t.Context()))
+	require.True(t, k.MaySend("p"))
+	s.over = true
+	require.False(t, k.MaySend("p"))
+	require.True(t, k.MaySend("q"))
 }
