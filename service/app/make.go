@@ -4,6 +4,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -32,6 +33,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
+	"github.com/llama-orch/llama-orch/service/record/ledger"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/task"
 	"github.com/llama-orch/llama-orch/service/tracing"
@@ -150,7 +152,7 @@ func (a *App) makeFlow() (err error) {
 		Narrator: observe.NewNarrator(log.Named("scheduler")), Metrics: scheduler.NewMetrics(a.registry), Tracer: a.tracer,
 		Log: log.Named("scheduler"), Now: time.Now,
 		MicroBatch:   time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,
-		MeasuredFile: filepath.Join(c.DataDir, datafolder.Measured), Refusal: a.refusal(), Live: a.live(), MaySend: a.maySend(),
+		MeasuredFile: filepath.Join(c.DataDir, datafolder.Measured), Refusal: a.refusal(), Live: a.live(), MaySend: a.maySend(), Taken: func(err error) bool { return errors.Is(err, ledger.ErrTaken) },
 	})
 	a.residency.Serve(a.schedule)
 	desk := admission.NewDesk(admission.Options{

@@ -164,6 +164,8 @@ type Options struct {
 	// Refusal says why no task of a pool is taken here, although the pool could run it: its queue is another daemon's (LO-711). It returns nil for one that
 	// is this daemon's. It is called with no lock held. Nil: all are.
 	Refusal func(poolID string) error
+	// Taken reports whether the ledger refused a task since another one has its id (LO-716). Nil: none can.
+	Taken func(err error) bool
 	// MaySend reports whether a client may be told more of a pool's tasks now: not while another daemon may have taken the pool's queue (LO-718). Nil: always.
 	MaySend func(poolID string) bool
 	Ledger  Ledger
@@ -208,6 +210,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Refusal == nil {
 		o.Refusal = func(string) error { return nil }
+	}
+	if o.Taken == nil {
+		o.Taken = func(error) bool { return false }
 	}
 	if o.MaySend == nil {
 		o.MaySend = func(string) bool { return true }

@@ -76,8 +76,8 @@ func (s *Scheduler) Enqueue(ctx context.Context, t task.Task) (task.Admission, e
 			e = errLedger("the task could not be recorded, so it was not accepted", err)
 		}
 		s.withdraw(j, e)
-		if t.Request.ID != "" && panicked == nil { // another daemon may have accepted a task of this id meanwhile
-			if a, known, err := s.Known(context.WithoutCancel(ctx), t.ID, t.Request.BodySHA256); known {
+		if s.o.Taken(err) { // another daemon has accepted a task of this id meanwhile
+			if a, known, err := s.Known(ctx, t.ID, t.Request.BodySHA256); known {
 				return a, err
 			}
 		}
