@@ -78,6 +78,11 @@ func (l *lab) serve(ctx context.Context, name, config string, env map[string]str
 	if err != nil {
 		return nil, fmt.Errorf("make the daemon's folder: %w", err)
 	}
+	return l.serveIn(ctx, dir, name, config, env)
+}
+
+// serveIn starts a daemon in a folder, which may have the state of an earlier life.
+func (l *lab) serveIn(ctx context.Context, dir, name, config string, env map[string]string) (*life, error) {
 	path := filepath.Join(dir, "config.yaml")
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return nil, fmt.Errorf("write the daemon's configuration: %w", err)

@@ -20,7 +20,7 @@ import (
 // fingerprint, and one id for each event of a task. Each life takes the cases in another order, so that nothing a replica
 // has done before can matter either.
 //
-// OC-TEST-7001, ORCH-3045, LO-204, LO-205
+// OC-TEST-7001, ORCH-3045, LO-204, LO-205, LO-871
 func TestSameFingerprintSameBytes(t *testing.T) {
 	all := engines(t)
 	var mu sync.Mutex
@@ -69,6 +69,7 @@ func sameBytes(t *testing.T, e engine) *proof {
 	slices.Reverse(backward)
 	mixed := slices.Clone(forward)
 	rand.New(rand.NewPCG(1, 2)).Shuffle(len(mixed), func(i, j int) { mixed[i], mixed[j] = mixed[j], mixed[i] })
+	by := ""
 	config := shared.config(pool{id: "main", replicas: 2, provisioning: e.provisioning})
 	for _, life := range []struct {
 		name  string
@@ -84,6 +85,7 @@ func sameBytes(t *testing.T, e engine) *proof {
 		for _, c := range life.cases {
 			require.Len(t, p.replicas[life.name+" "+c.Name], 2, "case %s was to run on both replicas %s", c.Name, life.name)
 		}
+		by = computer(t, d, p.first[forward[0].Name].receipt().Fingerprint)
 		_, err := d.Stop(life.end)
 		require.NoError(t, err)
 	}
@@ -92,6 +94,7 @@ func sameBytes(t *testing.T, e engine) *proof {
 		t.Fatal("the promise of the receipts does not hold")
 	}
 	require.NoError(t, genuine(p.first, e.versions, shared.Model))
+	asCommitted(t, e.name, by, p.first)
 	for _, r := range p.first {
 		require.Equal(t, "strict", r.receipt().Determinism)
 		require.Regexp(t, `^fp-[0-9a-f]{16}$`, r.receipt().Fingerprint)
