@@ -141,6 +141,13 @@ type ControlInvoker interface {
 	//
 	// GET /v1/gpus
 	ListGpus(ctx context.Context) (*GPUListHeaders, error)
+	// ListHosts invokes listHosts operation.
+	//
+	// Each server whose record of tasks is in the same database, with its pools. A server with a record of
+	// its own is alone. Any of them answers for any task.
+	//
+	// GET /v1/hosts
+	ListHosts(ctx context.Context) (*HostListHeaders, error)
 	// RegisterWorker invokes registerWorker operation.
 	//
 	// Always needs the token, on loopback too. The lease is renewed by registering again.
@@ -2514,6 +2521,84 @@ func (c *Client) sendListGpus(ctx context.Context) (res *GPUListHeaders, err err
 	}()
 
 	result, err := decodeListGpusResponse(resp)
+	if err != nil {
+		return res, errors.Wrap(err, "decode response")
+	}
+
+	return result, nil
+}
+
+// ListHosts invokes listHosts operation.
+//
+// Each server whose record of tasks is in the same database, with its pools. A server with a record of
+// its own is alone. Any of them answers for any task.
+//
+// GET /v1/hosts
+func (c *Client) ListHosts(ctx context.Context) (*HostListHeaders, error) {
+	res, err := c.sendListHosts(ctx)
+	return res, err
+}
+
+func (c *Client) sendListHosts(ctx context.Context) (res *HostListHeaders, err error) {
+
+	u := uri.Clone(c.requestURL(ctx))
+	var pathParts [1]string
+	pathParts[0] = "/v1/hosts"
+	uri.AddPathParts(u, pathParts[:]...)
+
+	r, err := ht.NewRequest(ctx, "GET", u)
+	if err != nil {
+		return res, errors.Wrap(err, "create request")
+	}
+
+	{
+		type bitset = [1]uint8
+		var satisfied bitset
+		{
+
+			switch err := c.securityBearerAuth(ctx, ListHostsOperation, r); {
+			case err == nil: // if NO error
+				satisfied[0] |= 1 << 0
+			case errors.Is(err, ogenerrors.ErrSkipClientSecurity):
+				// Skip this security.
+			default:
+				return res, errors.Wrap(err, "security \"BearerAuth\"")
+			}
+		}
+
+		if ok := func() bool {
+		nextRequirement:
+			for _, requirement := range []bitset{
+				{0b00000001},
+				{},
+			} {
+				for i, mask := range requirement {
+					if satisfied[i]&mask != mask {
+						continue nextRequirement
+					}
+				}
+				return true
+			}
+			return false
+		}(); !ok {
+			return res, ogenerrors.ErrSecurityRequirementIsNotSatisfied
+		}
+	}
+
+	resp, err := c.cfg.Client.Do(r)
+	if err != nil {
+		return res, errors.Wrap(err, "do request")
+	}
+	body := resp.Body
+	defer func() {
+		// Drain the body to EOF before closing, so the underlying
+		// connection can be reused by the Transport regardless of the
+		// response status code. See https://github.com/ogen-go/ogen/issues/1670.
+		_, _ = io.Copy(io.Discard, body)
+		_ = body.Close()
+	}()
+
+	result, err := decodeListHostsResponse(resp)
 	if err != nil {
 		return res, errors.Wrap(err, "decode response")
 	}

@@ -30,6 +30,7 @@ const (
 	ListArtifactsOperation      OperationName = "ListArtifacts"
 	ListEnginesOperation        OperationName = "ListEngines"
 	ListGpusOperation           OperationName = "ListGpus"
+	ListHostsOperation          OperationName = "ListHosts"
 	ListModelsOperation         OperationName = "ListModels"
 	ListPoolsOperation          OperationName = "ListPools"
 	ListTasksOperation          OperationName = "ListTasks"

@@ -3278,6 +3278,218 @@ func (s *HealthStatus) UnmarshalText(data []byte) error {
 	}
 }
 
+// Ref: #/components/schemas/Host
+type Host struct {
+	// Of its data folder.
+	ID   string `json:"id"`
+	Name string `json:"name"`
+	// The URL by which the others and clients reach it. Missing where it has announced none.
+	Address OptString `json:"address"`
+	Version string    `json:"version"`
+	// It is the server that answers.
+	Here bool `json:"here"`
+	// Its lease runs.
+	Up bool `json:"up"`
+	// When it started.
+	Since time.Time `json:"since"`
+	// When it was last heard of.
+	SeenAt time.Time  `json:"seen_at"`
+	Pools  []HostPool `json:"pools"`
+}
+
+// GetID returns the value of ID.
+func (s *Host) GetID() string {
+	return s.ID
+}
+
+// GetName returns the value of Name.
+func (s *Host) GetName() string {
+	return s.Name
+}
+
+// GetAddress returns the value of Address.
+func (s *Host) GetAddress() OptString {
+	return s.Address
+}
+
+// GetVersion returns the value of Version.
+func (s *Host) GetVersion() string {
+	return s.Version
+}
+
+// GetHere returns the value of Here.
+func (s *Host) GetHere() bool {
+	return s.Here
+}
+
+// GetUp returns the value of Up.
+func (s *Host) GetUp() bool {
+	return s.Up
+}
+
+// GetSince returns the value of Since.
+func (s *Host) GetSince() time.Time {
+	return s.Since
+}
+
+// GetSeenAt returns the value of SeenAt.
+func (s *Host) GetSeenAt() time.Time {
+	return s.SeenAt
+}
+
+// GetPools returns the value of Pools.
+func (s *Host) GetPools() []HostPool {
+	return s.Pools
+}
+
+// SetID sets the value of ID.
+func (s *Host) SetID(val string) {
+	s.ID = val
+}
+
+// SetName sets the value of Name.
+func (s *Host) SetName(val string) {
+	s.Name = val
+}
+
+// SetAddress sets the value of Address.
+func (s *Host) SetAddress(val OptString) {
+	s.Address = val
+}
+
+// SetVersion sets the value of Version.
+func (s *Host) SetVersion(val string) {
+	s.Version = val
+}
+
+// SetHere sets the value of Here.
+func (s *Host) SetHere(val bool) {
+	s.Here = val
+}
+
+// SetUp sets the value of Up.
+func (s *Host) SetUp(val bool) {
+	s.Up = val
+}
+
+// SetSince sets the value of Since.
+func (s *Host) SetSince(val time.Time) {
+	s.Since = val
+}
+
+// SetSeenAt sets the value of SeenAt.
+func (s *Host) SetSeenAt(val time.Time) {
+	s.SeenAt = val
+}
+
+// SetPools sets the value of Pools.
+func (s *Host) SetPools(val []HostPool) {
+	s.Pools = val
+}
+
+// Ref: #/components/schemas/HostList
+type HostList struct {
+	Hosts []Host `json:"hosts"`
+}
+
+// GetHosts returns the value of Hosts.
+func (s *HostList) GetHosts() []Host {
+	return s.Hosts
+}
+
+// SetHosts sets the value of Hosts.
+func (s *HostList) SetHosts(val []Host) {
+	s.Hosts = val
+}
+
+// HostListHeaders wraps HostList with response headers.
+type HostListHeaders struct {
+	XCorrelationID OptString
+	Response       HostList
+}
+
+// GetXCorrelationID returns the value of XCorrelationID.
+func (s *HostListHeaders) GetXCorrelationID() OptString {
+	return s.XCorrelationID
+}
+
+// GetResponse returns the value of Response.
+func (s *HostListHeaders) GetResponse() HostList {
+	return s.Response
+}
+
+// SetXCorrelationID sets the value of XCorrelationID.
+func (s *HostListHeaders) SetXCorrelationID(val OptString) {
+	s.XCorrelationID = val
+}
+
+// SetResponse sets the value of Response.
+func (s *HostListHeaders) SetResponse(val HostList) {
+	s.Response = val
+}
+
+// Ref: #/components/schemas/HostPool
+type HostPool struct {
+	PoolID  PoolID     `json:"pool_id"`
+	Engine  EngineName `json:"engine"`
+	ModelID string     `json:"model_id"`
+	// Missing until its first replica was ready, and for engines that do not tell.
+	ModelDigest OptString `json:"model_digest"`
+	// The pool's queue is this host's. Else it stands by, and takes over when the one that holds it is
+	// gone.
+	Holds bool `json:"holds"`
+}
+
+// GetPoolID returns the value of PoolID.
+func (s *HostPool) GetPoolID() PoolID {
+	return s.PoolID
+}
+
+// GetEngine returns the value of Engine.
+func (s *HostPool) GetEngine() EngineName {
+	return s.Engine
+}
+
+// GetModelID returns the value of ModelID.
+func (s *HostPool) GetModelID() string {
+	return s.ModelID
+}
+
+// GetModelDigest returns the value of ModelDigest.
+func (s *HostPool) GetModelDigest() OptString {
+	return s.ModelDigest
+}
+
+// GetHolds returns the value of Holds.
+func (s *HostPool) GetHolds() bool {
+	return s.Holds
+}
+
+// SetPoolID sets the value of PoolID.
+func (s *HostPool) SetPoolID(val PoolID) {
+	s.PoolID = val
+}
+
+// SetEngine sets the value of Engine.
+func (s *HostPool) SetEngine(val EngineName) {
+	s.Engine = val
+}
+
+// SetModelID sets the value of ModelID.
+func (s *HostPool) SetModelID(val string) {
+	s.ModelID = val
+}
+
+// SetModelDigest sets the value of ModelDigest.
+func (s *HostPool) SetModelDigest(val OptString) {
+	s.ModelDigest = val
+}
+
+// SetHolds sets the value of Holds.
+func (s *HostPool) SetHolds(val bool) {
+	s.Holds = val
+}
+
 // A pinned pool is always loaded. One that is on demand is loaded when a task needs it and leaves when
 // others need its memory, or when it was idle for long.
 // Ref: #/components/schemas/Lifecycle

@@ -59,6 +59,7 @@ var operationRolesBearerAuth = map[string][]string{
 	ListArtifactsOperation:      []string{},
 	ListEnginesOperation:        []string{},
 	ListGpusOperation:           []string{},
+	ListHostsOperation:          []string{},
 	ListModelsOperation:         []string{},
 	ListPoolsOperation:          []string{},
 	ListTasksOperation:          []string{},

@@ -131,6 +131,13 @@ type ControlHandler interface {
 	//
 	// GET /v1/gpus
 	ListGpus(ctx context.Context) (*GPUListHeaders, error)
+	// ListHosts implements listHosts operation.
+	//
+	// Each server whose record of tasks is in the same database, with its pools. A server with a record of
+	// its own is alone. Any of them answers for any task.
+	//
+	// GET /v1/hosts
+	ListHosts(ctx context.Context) (*HostListHeaders, error)
 	// RegisterWorker implements registerWorker operation.
 	//
 	// Always needs the token, on loopback too. The lease is renewed by registering again.

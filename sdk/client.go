@@ -47,6 +47,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -67,8 +68,11 @@ const headerTimeout = time.Minute
 
 // Options of a Client. Only Addr is required.
 type Options struct {
-	Addr  string // base URL, http or https, without credentials, such as http://127.0.0.1:8080
-	Token string // bearer token; empty sends none
+	Addr string // base URL, http or https, without credentials, such as http://127.0.0.1:8080
+	// Others are further servers that share the record of tasks with the one at Addr, so that each of them answers for any task. The client goes on with the next
+	// one when it gets no connection to the one that it talks to.
+	Others []string
+	Token  string // bearer token; empty sends none
 
 	// CAFile is a PEM file with the certificates that sign the server's, beside those of the system. It is not used with an HTTPClient.
 	CAFile string
@@ -93,7 +97,8 @@ type Options struct {
 // Client talks to one server. Its methods may be called from several goroutines.
 type Client struct {
 	opts    Options
-	base    string       // the address without a slash at its end
+	bases   []string     // the addresses without a slash at their ends
+	now     atomic.Int64 // which of them the client talks to
 	patient *http.Client // for operations that may wait before they answer
 	// sleep waits between reconnects; tests replace it.
 	sleep func(context.Context, time.Duration) error
@@ -101,16 +106,12 @@ type Client struct {
 
 // New makes a client. It sends nothing. An error says what is wrong with the options.
 func New(opts Options) (*Client, error) {
-	base, err := url.Parse(opts.Addr)
-	switch {
-	case err != nil:
-		return nil, errors.New("the server's address is not a URL: give one such as http://127.0.0.1:8080")
-	case base.User != nil:
-		return nil, errors.New("the server's address must not hold credentials: the token goes into Options.Token")
-	case base.RawQuery != "" || base.Fragment != "":
-		return nil, fmt.Errorf("the server's address %q must end with its path: leave out what begins with ? or #", opts.Addr)
-	case base.Scheme != "http" && base.Scheme != "https", base.Host == "":
-		return nil, fmt.Errorf("the server's address %q needs a scheme and a host, such as http://127.0.0.1:8080", opts.Addr)
+	var bases []string
+	for _, addr := range append([]string{opts.Addr}, opts.Others...) {
+		if err := checkAddr(addr); err != nil {
+			return nil, err
+		}
+		bases = append(bases, strings.TrimRight(addr, "/"))
 	}
 	if strings.ContainsFunc(opts.Token, func(r rune) bool { return r > unicode.MaxASCII || !unicode.IsGraphic(r) || r == ' ' }) {
 		return nil, errors.New("the token has characters that a header cannot carry: check it for line feeds and spaces")
@@ -144,7 +145,23 @@ func New(opts Options) (*Client, error) {
 	if opts.MaxEventBytes <= 0 {
 		opts.MaxEventBytes = defaultMaxEventBytes
 	}
-	return &Client{opts: opts, base: strings.TrimRight(opts.Addr, "/"), patient: patient, sleep: sleep}, nil
+	return &Client{opts: opts, bases: bases, patient: patient, sleep: sleep}, nil
+}
+
+// checkAddr says what is wrong with the address of a server.
+func checkAddr(addr string) error {
+	base, err := url.Parse(addr)
+	switch {
+	case err != nil:
+		return errors.New("the server's address is not a URL: give one such as http://127.0.0.1:8080")
+	case base.User != nil:
+		return errors.New("the server's address must not hold credentials: the token goes into Options.Token")
+	case base.RawQuery != "" || base.Fragment != "":
+		return fmt.Errorf("the server's address %q must end with its path: leave out what begins with ? or #", addr)
+	case base.Scheme != "http" && base.Scheme != "https", base.Host == "":
+		return fmt.Errorf("the server's address %q needs a scheme and a host, such as http://127.0.0.1:8080", addr)
+	}
+	return nil
 }
 
 // readRoots are the certificates that the system trusts, and those of a file.

@@ -99,6 +99,10 @@ func (f *fake) ListGpus(context.Context) (*gen.GPUListHeaders, error) {
 	return &gen.GPUListHeaders{Response: gen.GPUList{Problem: gen.NewOptString("no driver"), Gpus: []gen.GPU{}}}, nil
 }
 
+func (f *fake) ListHosts(context.Context) (*gen.HostListHeaders, error) {
+	return &gen.HostListHeaders{Response: gen.HostList{Hosts: []gen.Host{{ID: "a", Name: "attic", Here: true, Up: true, Pools: []gen.HostPool{}}}}}, nil
+}
+
 func (f *fake) ExplainPlacement(_ context.Context, r *gen.ExplainRequest) (*gen.ExplanationHeaders, error) {
 	f.explain = r
 	return &gen.ExplanationHeaders{Response: gen.Explanation{
@@ -255,6 +259,7 @@ func TestErrorsOfControl(t *testing.T) {
 		"load":   func() error { _, err := c.Load(t.Context(), "p"); return err },
 		"unload": func() error { _, err := c.Unload(t.Context(), "p"); return err },
 		"gpus":   func() error { _, err := c.GPUs(t.Context()); return err },
+		"hosts":  func() error { _, err := c.Hosts(t.Context()); return err },
 		"explain": func() error {
 			_, err := c.Explain(t.Context(), &ExplainRequest{ModelRef: "m"})
 			return err

@@ -80,6 +80,15 @@ func (c *Client) GPUs(ctx context.Context) (*GPUList, error) {
 	return ask[GPUList, gen.GPUList](ctx, c, get("v1", "gpus"))
 }
 
+// Hosts returns the servers that share the record of tasks, and what each of them holds (LO-712).
+func (c *Client) Hosts(ctx context.Context) ([]Host, error) {
+	list, err := ask[HostList, gen.HostList](ctx, c, get("v1", "hosts"))
+	if err != nil {
+		return nil, err
+	}
+	return list.Hosts, nil
+}
+
 // Explain says where a task would run, and why (LO-502). It is a dry run and changes nothing.
 func (c *Client) Explain(ctx context.Context, request *ExplainRequest) (*Explanation, error) {
 	if request.SessionID != "" {

@@ -52,6 +52,7 @@ func TestEveryOperationHasAMethod(t *testing.T) {
 		"unloadPool":         func() { _, _ = c.Unload(ctx, "ID") },
 		"reloadPool":         func() { _, _ = c.Reload(ctx, "ID", "m") },
 		"listGpus":           func() { _, _ = c.GPUs(ctx) },
+		"listHosts":          func() { _, _ = c.Hosts(ctx) },
 		"explainPlacement":   func() { _, _ = c.Explain(ctx, &ExplainRequest{ModelRef: "m"}) },
 		"reloadConfig":       func() { _, _ = c.ReloadConfig(ctx) },
 		"streamLogs":         func() { _ = firstOf(c.Logs(ctx, LogFilter{})) },

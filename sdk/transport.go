@@ -11,6 +11,7 @@ import (
 	"io"
 	"maps"
 	"mime"
+	"net"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -66,9 +67,24 @@ func (o call) at() string {
 	return at.String()
 }
 
-// send makes a call, and turns every answer that is no success into an error. The caller closes the body of a success.
+// send makes a call, and turns every answer that is no success into an error. The caller closes the body of a success. Where a server takes no connection, nothing of the call
+// has reached it, and the next server gets it.
 func (c *Client) send(ctx context.Context, o call) (*http.Response, error) {
-	at := c.base + o.at()
+	for tries := 1; ; tries++ {
+		now := c.now.Load()
+		response, err := c.sendTo(ctx, c.bases[now], o)
+		if dial, ok := errors.AsType[*net.OpError](err); !ok || dial.Op != "dial" || ctx.Err() != nil {
+			return response, err
+		}
+		c.now.CompareAndSwap(now, (now+1)%int64(len(c.bases))) // unless another call has gone on already
+		if tries >= len(c.bases) {
+			return response, err
+		}
+	}
+}
+
+func (c *Client) sendTo(ctx context.Context, base string, o call) (*http.Response, error) {
+	at := base + o.at()
 	var body io.Reader = http.NoBody
 	if o.body != nil {
 		body = bytes.NewReader(o.body)

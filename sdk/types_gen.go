@@ -640,6 +640,48 @@ type Health struct {
 // HealthStatus defines model for Health.Status.
 type HealthStatus string
 
+// Host defines model for Host.
+type Host struct {
+	// ID Of its data folder.
+	ID   string `json:"id"`
+	Name string `json:"name"`
+
+	// Address The URL by which the others and clients reach it. Missing where it has announced none.
+	Address string `json:"address,omitzero"`
+	Version string `json:"version"`
+
+	// Here It is the server that answers.
+	Here bool `json:"here"`
+
+	// Up Its lease runs.
+	Up bool `json:"up"`
+
+	// Since When it started.
+	Since time.Time `json:"since"`
+
+	// SeenAt When it was last heard of.
+	SeenAt time.Time  `json:"seen_at"`
+	Pools  []HostPool `json:"pools"`
+}
+
+// HostList defines model for HostList.
+type HostList struct {
+	Hosts []Host `json:"hosts"`
+}
+
+// HostPool defines model for HostPool.
+type HostPool struct {
+	PoolID  string     `json:"pool_id"`
+	Engine  EngineName `json:"engine"`
+	ModelID string     `json:"model_id"`
+
+	// ModelDigest Missing until its first replica was ready, and for engines that do not tell.
+	ModelDigest string `json:"model_digest,omitzero"`
+
+	// Holds The pool's queue is this host's. Else it stands by, and takes over when the one that holds it is gone.
+	Holds bool `json:"holds"`
+}
+
 // Lifecycle A pinned pool is always loaded. One that is on demand is loaded when a task needs it and leaves when others need its memory, or when it was idle for long.
 type Lifecycle string
 

@@ -4,15 +4,20 @@ package gate
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/magefile/mage/mg"
 
 	"github.com/llama-orch/llama-orch/ci/agents"
 	"github.com/llama-orch/llama-orch/ci/command"
 	"github.com/llama-orch/llama-orch/ci/engine"
+	"github.com/llama-orch/llama-orch/ci/fuzz"
 	"github.com/llama-orch/llama-orch/ci/page"
 	"github.com/llama-orch/llama-orch/ci/step"
 	"github.com/llama-orch/llama-orch/ci/tally"
@@ -161,6 +166,21 @@ func checkHaiku(ctx context.Context, t *tally.Tally) error {
 // checkDeterminism passes the suite's figures on, and which engines were not run.
 func checkDeterminism(ctx context.Context, t *tally.Tally) error {
 	return step.GoTestReported(ctx, t, "LLORCH_DETERMINISM_REPORT", "-count=1", "./harness/determinism/...")
+}
+
+// Fuzz runs the fuzz targets of the parsers that read bytes from outside, which share the time (LO-860): `fuzz -minutes=60`. Without it they have ten minutes. -only is a
+// regular expression of package.Target. It is no part of `test`, which runs their seeds and what they have found.
+func Fuzz(ctx context.Context, minutes *int, only *string) error {
+	mg.CtxDeps(ctx, engine.Engine.Libs)
+	o := fuzz.Options{Within: time.Duration(or(minutes, 10)) * time.Minute, Out: os.Stdout}
+	if only != nil {
+		expression, err := regexp.Compile(*only)
+		if err != nil {
+			return fmt.Errorf("-only is no regular expression: %w", err)
+		}
+		o.Only = expression
+	}
+	return fuzz.Run(ctx, o)
 }
 
 // Chaos kills workers and the daemon, fills queues and disk and cuts clients off for some seven minutes, and proves that

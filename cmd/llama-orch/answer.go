@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ type answer struct {
 	submitted time.Time // about the time of admission, from which predictions count; zero: unknown
 	plainOut  bool      // stdout is a terminal: only text may reach it, and the answer ends with a line feed
 	lineErr   bool      // stderr is a terminal: the wait is shown in one changing line
+	oneFile   bool      // stdout and stderr are one file, such as a log's
 	waiting   string    // the wait as it was last shown
 	ended     bool      // the last text ended in a line feed, or there was no text
 	thinking  bool      // the last text was of the thinking
@@ -24,7 +26,7 @@ type answer struct {
 }
 
 func (a *app) answer(submitted time.Time) *answer {
-	a.view = &answer{app: a, submitted: submitted, plainOut: terminal(a.out), lineErr: terminal(a.err), ended: true}
+	a.view = &answer{app: a, submitted: submitted, plainOut: terminal(a.out), lineErr: terminal(a.err), oneFile: oneFile(a.out, a.err), ended: true}
 	return a.view
 }
 
@@ -201,14 +203,31 @@ func (v *answer) endThinking() {
 	v.thinking = false
 }
 
-// endLine ends the answer's last line on a terminal. Elsewhere the answer stays as it is, byte for byte. It ends the thinking's last line
-// everywhere.
+// endLine ends the answer's last line on a terminal, and where what comes next goes to the same file. Elsewhere the answer stays as it is, byte for
+// byte. It ends the thinking's last line everywhere.
 func (v *answer) endLine() {
 	v.endThinking()
-	if v.plainOut && !v.ended {
+	if (v.plainOut || v.oneFile) && !v.ended {
 		fmt.Fprintln(v.out)
 		v.ended = true
 	}
+}
+
+// oneFile reports whether two writers write to one file.
+func oneFile(a, b io.Writer) bool {
+	var infos [2]os.FileInfo
+	for i, w := range []io.Writer{a, b} {
+		f, ok := w.(*os.File)
+		if !ok {
+			return false
+		}
+		info, err := f.Stat()
+		if err != nil {
+			return false
+		}
+		infos[i] = info
+	}
+	return os.SameFile(infos[0], infos[1])
 }
 
 // receiptDigits is the number of digits of the transcript's hash in the summary.

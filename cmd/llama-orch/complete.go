@@ -267,7 +267,7 @@ func (s *typing) values(v *kong.Value, name string) (all []candidate) {
 	client := s.a.client
 	if s.addr != "" {
 		var err error
-		if client, err = sdk.New(sdk.Options{Addr: address(s.addr, s.a.env), Token: s.a.env(tokenEnv)}); err != nil {
+		if client, err = sdk.New(sdk.Options{Addr: servers(s.addr, s.a.env)[0], Token: s.a.env(tokenEnv)}); err != nil {
 			return nil
 		}
 		defer client.Close()

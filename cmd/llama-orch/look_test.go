@@ -28,7 +28,7 @@ const someSession = "11111111-1111-4111-8111-111111111111"
 var examples = map[string]string{
 	"run": "-m haiku p", "stream": "t", "cancel": "t", "rm": "a b", "task": "t", "tasks": "", "session show": someSession, "session create": "", "session delete": someSession,
 	"pools": "default", "pool health": "default", "pool drain": "default", "pool resume": "default", "pool load": "default", "pool unload": "default", "pool reload": "default file:b",
-	"gpus": "", "explain": "-m haiku", "config reload": "", "models list": "", "models add": "hf:o/r --wait", "models show": "haiku", "models verify": "haiku", "models retire": "haiku",
+	"gpus": "", "hosts": "", "explain": "-m haiku", "config reload": "", "models list": "", "models add": "hf:o/r --wait", "models show": "haiku", "models verify": "haiku", "models retire": "haiku",
 	"models activate": "haiku", "models delete": "haiku", "engines": "", "artifacts": "", "artifact get": "sha256-x", "artifact put": "FILE", "proof": "t", "replay": "t", "top": "--once",
 	"doctor": "", "capabilities": "", "version": "", "init": "-o FILE --force", "list": "", "ls": "", "ps": "-a", "pull": "haiku", "snapshot take": "", "snapshot diff": "FILE", "completion": "bash",
 	"complete": "-- p", "docs": "FOLDER", "mcp": "", "chat": "", "bindings": "go",

@@ -79,7 +79,7 @@ func main() {
 
 // cli is the grammar of the command line.
 type cli struct {
-	Addr    string `placeholder:"URL" help:"Server address (default: $$LLORCH_ADDR, else http://127.0.0.1:8080)."`
+	Addr    string `placeholder:"URL" help:"Server address (default: $$LLORCH_ADDR, else http://127.0.0.1:8080). Of servers that share their record, several with commas between them: the next one is taken when one is gone."`
 	CA      string `name:"ca" placeholder:"FILE" help:"Certificates, in PEM's form, that sign the server's beside those of the system (default: $$LLORCH_CA_FILE)."`
 	JSON    bool   `name:"json" help:"Print JSON: one object, or one per event of a stream; errors too, on stderr."`
 	Verbose bool   `short:"v" help:"Say on stderr what is happening, even if it is no terminal."`
@@ -100,6 +100,7 @@ type cli struct {
 	Pools        poolsCmd        `cmd:"" help:"List the pools, or show one with its replicas."`
 	Pool         poolCmd         `cmd:"" help:"Look at one pool, drain it, or swap its model."`
 	GPUs         gpusCmd         `cmd:"" name:"gpus" help:"Show the GPUs, and who holds their memory."`
+	Hosts        hostsCmd        `cmd:"" help:"Show the servers that share the record of tasks, and which pools each of them holds."`
 	Explain      explainCmd      `cmd:"" help:"Say where a task would run, and why, without running it."`
 	Config       configCmd       `cmd:"" help:"Have the server read its configuration again."`
 	Models       modelsCmd       `cmd:"" help:"List the catalog's models and those that are served; add, show, verify, retire or delete one."`
@@ -175,8 +176,9 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 		return a.fail(usageError{nearer(err)})
 	}
 	a.command = command
-	a.addr = address(c.Addr, env)
-	a.client, err = sdk.New(sdk.Options{Addr: a.addr, Token: env(tokenEnv), CAFile: cmp.Or(c.CA, env(caEnv)), OnReconnect: a.lost})
+	addrs := servers(c.Addr, env)
+	a.addr = addrs[0]
+	a.client, err = sdk.New(sdk.Options{Addr: a.addr, Others: addrs[1:], Token: env(tokenEnv), CAFile: cmp.Or(c.CA, env(caEnv)), OnReconnect: a.lost})
 	if err != nil {
 		return a.fail(usageError{err})
 	}
@@ -187,19 +189,16 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 	return exitOK
 }
 
-// address returns the server's address. The scheme may be left out.
-func address(flag string, env func(string) string) string {
-	addr := flag
-	if addr == "" {
-		addr = env(addrEnv)
+// servers returns the server's address, and those of others that share its record. The scheme may be left out.
+func servers(flag string, env func(string) string) []string {
+	addrs := strings.Split(cmp.Or(flag, env(addrEnv), defaultAddr), ",")
+	for i, addr := range addrs {
+		if addr = strings.TrimSpace(addr); !strings.Contains(addr, "://") {
+			addr = "http://" + addr
+		}
+		addrs[i] = addr
 	}
-	if addr == "" {
-		addr = defaultAddr
-	}
-	if !strings.Contains(addr, "://") {
-		addr = "http://" + addr
-	}
-	return addr
+	return addrs
 }
 
 // exitCode returns the exit code for an error.

@@ -46,6 +46,7 @@ type daemon struct {
 	took      *float64 // joules, for the task
 	unready   error    // the answer of /readyz, if set
 	gpus      gen.GPUList
+	hosts     []gen.Host
 	selfTests int // tasks that the server has sent itself
 	health    func(gen.PoolID) gen.PoolHealth
 
@@ -277,6 +278,10 @@ func twoCards() gen.GPUList {
 
 func (d *daemon) ListGpus(context.Context) (*gen.GPUListHeaders, error) {
 	return &gen.GPUListHeaders{Response: d.gpus}, nil
+}
+
+func (d *daemon) ListHosts(context.Context) (*gen.HostListHeaders, error) {
+	return &gen.HostListHeaders{Response: gen.HostList{Hosts: d.hosts}}, nil
 }
 
 func (d *daemon) GetReadiness(context.Context) (*gen.HealthHeaders, error) {

@@ -106,14 +106,14 @@ func kernel() string {
 // The names in a configuration whose values say nothing about anybody: figures, switches, durations and words of closed lists. A test holds them
 // against the schema.
 var plainNames = strings.Fields(`allow_system_packages batch_invariant body_bytes burst capacity connections cost ctx device engine feed fetches file_bytes format fronts
-	full_policy hashes hold idle idle_ttl inputs joules keep keep_prompts keep_proofs keep_transcripts kv_bytes level lifecycle linger max_bytes max_sessions
+	full_policy hashes hold idle idle_ttl inputs joules keep keep_prompts keep_proofs keep_transcripts kv_bytes lease level lifecycle linger max_bytes max_sessions
 	max_tokens max_turns max_wait max_wait_batch max_wait_behind_batch mdns memory micro_batch_ms min_p min_turn mode optional_on_loopback outbound pace page
 	per_1k_in per_1k_out per_second piece prefill price_per_kwh prompt_bytes renew repeat_penalty replicas retain_age retain_bytes return_within reuse runtime sample seed
 	serve slots span strip temperature tensor_split thinking threads time_ms tokens top_k top_p ttl upstream wall workload`)
 
 // The other names of a configuration. A name that is in neither list may be a mistyped secret. A test holds them against the schema.
-var otherNames = strings.Fields(`aliases allow announce args artifacts auth batch bind_addr budgets catalog cert cmake_flags cors data_dir default deny determinism
-	digest dsn_env effort endpoint endpoints energy folders from health hf id image interactive key key_env keys ledger limits log model name night oci origins
+var otherNames = strings.Fields(`address aliases allow announce args artifacts auth batch bind_addr budgets ca catalog cert cmake_flags cors data_dir default deny determinism
+	digest dsn_env effort endpoint endpoints energy folders from health hf hosts id image interactive key key_env keys ledger limits log model name night oci origins
 	override package params path policy pools postgres price provision provisioning queue rates ref repository routes rpc s3 sampler_profile sampler_profiles schema
 	session sessions sources stream swap timeouts tls to token token_env tracing trust url urls`)
 

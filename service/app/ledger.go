@@ -11,8 +11,10 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/control"
 	"github.com/llama-orch/llama-orch/service/control/datafolder"
 	"github.com/llama-orch/llama-orch/service/control/records"
+	"github.com/llama-orch/llama-orch/service/host/lease"
 	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/record/ledger"
 	"github.com/llama-orch/llama-orch/service/record/ledger/postgres"
@@ -98,7 +100,7 @@ func (a *App) openPostgres() error {
 			a.log.Warn("the ledger was set aside, and a new one is begun", zap.String("moved_to", moved))
 		}
 	}
-	o.Alone, o.Log, o.Registerer, o.Now = true, a.o.Log, a.registry, time.Now
+	o.Lease, o.Log, o.Registerer, o.Now = c.Hosts.Lease, a.o.Log, a.registry, time.Now
 	o.Bundles, o.BeforeForgetting = a.bundles()
 	o.Lost = func(err error) { a.failed <- fmt.Errorf("keep the tasks: %w", err) }
 	l, err := postgres.Open(o)
@@ -106,6 +108,9 @@ func (a *App) openPostgres() error {
 		return err
 	}
 	a.ledger = l
+	a.hosts = lease.New(lease.Options{
+		Ledger: l, Self: a.self, Took: a.took, Lease: c.Hosts.Lease, Alone: control.Alone(c), Log: a.o.Log.Named("hosts"),
+	})
 	return nil
 }
 

@@ -4,6 +4,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -32,6 +33,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
+	"github.com/llama-orch/llama-orch/service/record/ledger"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/task"
 	"github.com/llama-orch/llama-orch/service/tracing"
@@ -150,7 +152,7 @@ func (a *App) makeFlow() (err error) {
 		Narrator: observe.NewNarrator(log.Named("scheduler")), Metrics: scheduler.NewMetrics(a.registry), Tracer: a.tracer,
 		Log: log.Named("scheduler"), Now: time.Now,
 		MicroBatch:   time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,
-		MeasuredFile: filepath.Join(c.DataDir, datafolder.Measured),
+		MeasuredFile: filepath.Join(c.DataDir, datafolder.Measured), Refusal: a.refusal(), Live: a.live(), MaySend: a.maySend(), Taken: func(err error) bool { return errors.Is(err, ledger.ErrTaken) },
 	})
 	a.residency.Serve(a.schedule)
 	desk := admission.NewDesk(admission.Options{
@@ -193,7 +195,7 @@ func (a *App) makeFront() error {
 		a.registry.MustRegister(a.o.Dropped)
 	}
 	a.streams = delivery.New(delivery.Options{Log: log})
-	shown := a.fleet.Views(a.schedule, a.ledger, a.selfTest)
+	shown := a.fleet.Views(a.schedule, a.ledger, a.selfTest, a.sharers())
 	native, err := api.NewHandler(api.Options{
 		Tasks: a.tasks, Sessions: a.sessions, Pools: shown, Control: a.operator,
 		Catalog: a.shelf, Artifacts: fronts.Artifacts{Library: artifact.NewLibrary(a.artifacts, a.ledger)}, Gatherer: a.registry, Exemplars: a.tracer != nil, Engines: control.EngineFeatures(),
@@ -211,6 +213,11 @@ func (a *App) makeFront() error {
 		return err
 	}
 	a.feeder = served.Feeder
+	if a.hosts != nil {
+		if err := a.passOn(served.Before); err != nil {
+			return err
+		}
+	}
 	if c.Page == config.PageOn {
 		a.page, err = served.Page(page.Options{
 			Views: control.NewPageViews(shown, a.schedule, a.residency, a.sessions, a.shelf, a.guard.Identity(), c.DataDir), Logs: logs{a.o.Logs}, Door: a.guard, Version: a.o.Version, Log: log,

@@ -18,6 +18,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/control/announce"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/port"
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // closeWithin is how long a stop waits for clients to take what they were sent.
@@ -128,7 +129,10 @@ func (a *App) startFleet(ctx context.Context) error {
 
 // recover takes up what the run before left.
 func (a *App) recover(ctx context.Context) error {
-	left, err := a.ledger.Claim(ctx, a.owner)
+	if a.hosts != nil {
+		return a.hosts.Claim(ctx)
+	}
+	left, err := a.ledger.Claim(ctx, task.Host{ID: a.owner})
 	if err != nil {
 		return fmt.Errorf("take over the tasks of the run before: %w", err)
 	}
@@ -181,6 +185,11 @@ func (a *App) startFlow(ctx context.Context) error {
 		defer stop()
 		return a.schedule.Stop(finish)
 	})
+	if a.hosts != nil {
+		if err := a.run(ctx, "the look at the other hosts", a.hosts); err != nil {
+			return err
+		}
+	}
 	if err := a.run(ctx, "the swaps", a.residency); err != nil {
 		return err
 	}

@@ -32,6 +32,7 @@ type Config struct {
 	Budgets         Budgets                   `yaml:"budgets" jsonschema_description:"What tasks may take together. Beyond that they are refused with 429."`
 	Energy          Energy                    `yaml:"energy" jsonschema_description:"What electricity costs, for the cost of what the cards take for tasks. Only cards with a counter of their own tell that."`
 	Ledger          Ledger                    `yaml:"ledger" jsonschema_description:"The record of tasks in the data folder. Tasks without an outcome are always kept."`
+	Hosts           Hosts                     `yaml:"hosts" jsonschema_description:"How this server shows itself to others whose record is in the same database."`
 	Tracing         Tracing                   `yaml:"tracing" jsonschema_description:"Traces of tasks for an OpenTelemetry collector. Off by default."`
 	Stream          Stream                    `yaml:"stream" jsonschema_description:"How events are sent."`
 	Policy          Policy                    `yaml:"policy" jsonschema_description:"Which calls may leave this machine: downloads, and engines on other machines."`
@@ -216,6 +217,14 @@ type Postgres struct {
 
 // On reports whether the record is in a database.
 func (p Postgres) On() bool { return p.DSNEnv != "" }
+
+// Hosts says how a daemon shows itself to those that share its ledger (LO-713).
+type Hosts struct {
+	Name    string        `yaml:"name" jsonschema:"maxLength=63,pattern=^[A-Za-z0-9]([A-Za-z0-9 ._-]*[A-Za-z0-9])?$" jsonschema_description:"What this server is called among them. Left out: the name of this machine."`
+	Address string        `yaml:"address" jsonschema:"maxLength=256" jsonschema_description:"URL by which the others and clients reach it, like https://attic.lan:8443. Left out: bind_addr, if that has TLS or is this machine's alone; else nothing is passed on to it."`
+	Lease   time.Duration `yaml:"lease" jsonschema:"default=5s" jsonschema_description:"How long its pools are its own after it was last heard of. Then another host that has them takes over. The same on all of them."`
+	CA      string        `yaml:"ca" jsonschema_description:"PEM file with certificates that sign those of the other hosts, beside those of the system. A relative path is relative to this file's folder."`
+}
 
 // Policy says which calls may leave the machine (ORCH-3080).
 type Policy struct {

@@ -67,6 +67,7 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 	}
 	c.engines(ps)
 	c.hosts(ps)
+	c.shared(ps)
 	c.fronts()
 	c.aliases(ps)
 	replicas := 0

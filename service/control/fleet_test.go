@@ -52,7 +52,7 @@ func TestAQueueThatStandsStillShowsInHealthAndReadiness(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, pools.Stop(context.Background())) })
 	require.NoError(t, s.Start(t.Context()))
 	t.Cleanup(func() { require.NoError(t, s.Stop(t.Context())) }) // its context has ended, so nothing is waited for
-	v := views{f, s, book, nil}
+	v := views{f, s, book, nil, Hosts{}}
 	soon := func(what func() bool) { require.Eventually(t, what, time.Minute, time.Millisecond) }
 	soon(func() bool { return v.Ready(t.Context()) == nil })
 	require.Empty(t, v.Pools()[0].LastError)

@@ -115,7 +115,7 @@ func (o *operated) reload() api.ConfigChange {
 	return change
 }
 
-func (o *operated) view() views { return views{o.operator.Fleet, o.schedule, writes{}, nil} }
+func (o *operated) view() views { return views{o.operator.Fleet, o.schedule, writes{}, nil, Hosts{}} }
 
 func (o *operated) soon(what func() bool) {
 	o.Helper()

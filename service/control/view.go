@@ -128,8 +128,8 @@ func (f Fleet) Served(since time.Time) func() []exchange.Model {
 }
 
 // Views returns the pools as the API shows them. Tests may be nil.
-func (f Fleet) Views(s *scheduler.Scheduler, ledger Writer, tests *selftest.Tests) api.Pools {
-	return views{f, s, ledger, tests}
+func (f Fleet) Views(s *scheduler.Scheduler, ledger Writer, tests *selftest.Tests, hosts Hosts) api.Pools {
+	return views{f, s, ledger, tests, hosts}
 }
 
 // views implements api.Pools.
@@ -138,6 +138,7 @@ type views struct {
 	schedule *scheduler.Scheduler
 	ledger   Writer
 	tests    *selftest.Tests
+	hosts    Hosts
 }
 
 func (f views) Pools() []api.PoolView {

@@ -145,6 +145,7 @@ func (c LineCounts) Open() int { return c.Waiting + c.Fed }
 type BatchFilter struct {
 	Dialect string
 	Live    bool // only those that have not ended
+	Own     bool // only those that were sent to this host, where several share the ledger: the others have the bytes of theirs
 	// EndedBefore takes only those that ended before that time; zero: all.
 	EndedBefore time.Time
 	// After and Before are ids of batches, of which the one comes right before those that are wanted, and the other right behind them.
@@ -169,6 +170,7 @@ func (l *Listed) ID() string {
 // FileFilter chooses files and batches that have ended, the last first that came or ended.
 type FileFilter struct {
 	Sent    bool   // files that clients sent
+	Own     bool   // only those that were sent to this host, where several share the ledger: the others have the bytes of theirs
 	Results string // the dialect of the batches that are wanted; empty: none
 	After   string // the id of the file or the batch right before those that are wanted
 	Oldest  bool   // the first come first

@@ -101,11 +101,7 @@ func Compile(raw json.RawMessage) (*Schema, error) {
 		return nil, &InvalidError{Err: err}
 	}
 	s := &Schema{raw: slices.Clone(raw), compiled: compiled}
-	at := compiled
-	for at.Ref != nil && len(at.Properties) == 0 {
-		at = at.Ref
-	}
-	for field := range at.Properties {
+	for field := range aim(compiled).Properties {
 		s.fields = append(s.fields, field)
 	}
 	slices.Sort(s.fields)
@@ -119,12 +115,16 @@ func (s *Schema) MarshalJSON() ([]byte, error) { return s.raw, nil }
 func (s *Schema) Fields() []string { return s.fields }
 
 // Required are the fields that an object has to have.
-func (s *Schema) Required() []string {
-	at := s.compiled
-	for at.Ref != nil && len(at.Properties) == 0 {
-		at = at.Ref
+func (s *Schema) Required() []string { return aim(s.compiled).Required }
+
+// aim follows references to what has fields. References may lead back to where they began.
+func aim(s *validator.Schema) *validator.Schema {
+	seen := map[*validator.Schema]bool{}
+	for s.Ref != nil && len(s.Properties) == 0 && !seen[s] {
+		seen[s] = true
+		s = s.Ref
 	}
-	return at.Required
+	return s
 }
 
 // BrokenError says that a text is not JSON.

@@ -374,6 +374,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/hosts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The hosts that share this server's record
+         * @description Each server whose record of tasks is in the same database, with its pools. A server with a record of its own is alone. Any of them answers for any task.
+         */
+        get: operations["listHosts"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/placement/explain": {
         parameters: {
             query?: never;
@@ -1645,6 +1665,41 @@ export interface components {
             /** @description Why no GPU can be used, and what to do. */
             problem?: string;
             gpus: components["schemas"]["GPU"][];
+        };
+        HostList: {
+            hosts: components["schemas"]["Host"][];
+        };
+        Host: {
+            /** @description Of its data folder. */
+            id: string;
+            name: string;
+            /** @description The URL by which the others and clients reach it. Missing where it has announced none. */
+            address?: string;
+            version: string;
+            /** @description It is the server that answers. */
+            here: boolean;
+            /** @description Its lease runs. */
+            up: boolean;
+            /**
+             * Format: date-time
+             * @description When it started.
+             */
+            since: string;
+            /**
+             * Format: date-time
+             * @description When it was last heard of.
+             */
+            seen_at: string;
+            pools: components["schemas"]["HostPool"][];
+        };
+        HostPool: {
+            pool_id: components["schemas"]["PoolID"];
+            engine: components["schemas"]["EngineName"];
+            model_id: string;
+            /** @description Missing until its first replica was ready, and for engines that do not tell. */
+            model_digest?: string;
+            /** @description The pool's queue is this host's. Else it stands by, and takes over when the one that holds it is gone. */
+            holds: boolean;
         };
         DrainRequest: {
             /** Format: int64 */
@@ -3200,6 +3255,76 @@ export interface operations {
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
             500: components["responses"]["InternalError"];
+        };
+    };
+    listHosts: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The hosts. */
+            200: {
+                headers: {
+                    "X-Correlation-Id": components["headers"]["CorrelationId"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "hosts": [
+                     *         {
+                     *           "id": "9f86d081884c7d65",
+                     *           "name": "attic",
+                     *           "address": "https://attic.lan:8443",
+                     *           "version": "1.0.0",
+                     *           "here": true,
+                     *           "up": true,
+                     *           "since": "2026-12-01T08:00:00Z",
+                     *           "seen_at": "2026-12-01T10:15:00Z",
+                     *           "pools": [
+                     *             {
+                     *               "pool_id": "coder",
+                     *               "engine": "llamacpp",
+                     *               "model_id": "coder",
+                     *               "model_digest": "sha256:11d2",
+                     *               "holds": true
+                     *             }
+                     *           ]
+                     *         },
+                     *         {
+                     *           "id": "60303ae22b998861",
+                     *           "name": "cellar",
+                     *           "address": "https://cellar.lan:8443",
+                     *           "version": "1.0.0",
+                     *           "here": false,
+                     *           "up": true,
+                     *           "since": "2026-12-01T08:00:00Z",
+                     *           "seen_at": "2026-12-01T10:15:00Z",
+                     *           "pools": [
+                     *             {
+                     *               "pool_id": "coder",
+                     *               "engine": "llamacpp",
+                     *               "model_id": "coder",
+                     *               "model_digest": "sha256:11d2",
+                     *               "holds": false
+                     *             }
+                     *           ]
+                     *         }
+                     *       ]
+                     *     }
+                     */
+                    "application/json": components["schemas"]["HostList"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            500: components["responses"]["InternalError"];
+            503: components["responses"]["Unavailable"];
         };
     };
     explainPlacement: {

@@ -87,6 +87,11 @@
         answer: GPUList = self._json("GET", "/v1/gpus", {})
         return answer
 
+    def list_hosts(self) -> HostList:
+        """The hosts that share this server's record."""
+        answer: HostList = self._json("GET", "/v1/hosts", {})
+        return answer
+
     def explain_placement(self, request: ExplainRequest) -> Explanation:
         """Dry run of a task's placement."""
         answer: Explanation = self._json("POST", "/v1/placement/explain", {}, request)

@@ -705,6 +705,38 @@ class GPUList(TypedDict):
     gpus: list[GPU]
 
 
+class HostList(TypedDict):
+    hosts: list[Host]
+
+
+class Host(TypedDict):
+    # Of its data folder.
+    id: str
+    name: str
+    # The URL by which the others and clients reach it. Missing where it has announced none.
+    address: NotRequired[str]
+    version: str
+    # It is the server that answers.
+    here: bool
+    # Its lease runs.
+    up: bool
+    # When it started.
+    since: str
+    # When it was last heard of.
+    seen_at: str
+    pools: list[HostPool]
+
+
+class HostPool(TypedDict):
+    pool_id: PoolID
+    engine: EngineName
+    model_id: str
+    # Missing until its first replica was ready, and for engines that do not tell.
+    model_digest: NotRequired[str]
+    # The pool's queue is this host's. Else it stands by, and takes over when the one that holds it is gone.
+    holds: bool
+
+
 class DrainRequest(TypedDict):
     deadline_ms: int
 

@@ -93,6 +93,15 @@ func New(o Options) (*Fronts, error) {
 	return f, nil
 }
 
+// Before puts something before each front.
+func (f *Fronts) Before(put func(gate.Front) gate.Front) {
+	for _, all := range []map[string]gate.Front{f.Below, f.Exact} {
+		for path, front := range all {
+			all[path] = put(front)
+		}
+	}
+}
+
 // Page puts the status page before what else answers at its paths.
 func (f *Fronts) Page(o page.Options) (*page.Front, error) {
 	o.Native, o.Else = f.Below["/"], f.Below["/"]

@@ -26,15 +26,18 @@ type book struct {
 	forgets    atomic.Bool   // a crash comes before any note is written
 	dispatches atomic.Int64  // that were recorded apart from their accept
 	seq        atomic.Uint64 // that was handed out last
+	steps      atomic.Int64  // that were written
+	last       int64         // the number of the step behind which nothing is written any more; 0: none
 	mu         sync.Mutex
 	records    map[string]task.Record
 	order      []string // of dispatch
 }
 
 func (b *book) change(id string, f func(*task.Record)) error {
-	if b.full.Load() {
+	if b.full.Load() || b.over() {
 		return errors.New("no space left on device")
 	}
+	b.steps.Add(1)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r := b.records[id]
@@ -42,6 +45,9 @@ func (b *book) change(id string, f func(*task.Record)) error {
 	b.records[id] = r
 	return nil
 }
+
+// over reports whether the last step was written.
+func (b *book) over() bool { return b.last > 0 && b.steps.Load() >= b.last }
 
 // wait returns once the disk does not hang, or with the context.
 func (b *book) wait(ctx context.Context) error {

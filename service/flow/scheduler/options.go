@@ -161,14 +161,23 @@ type Options struct {
 	Pools     []Pool
 	Replicas  Replicas
 	Residency Residency // nil: no pool is on demand
-	Ledger    Ledger
-	Sessions  Sessions // nil: tasks have no sessions and no budgets
-	Energy    Meter    // nil: nobody knows what tasks take
-	Narrator  *observe.Narrator
-	Metrics   *Metrics
-	Tracer    *tracing.Tracer // nil: nothing is traced
-	Log       *zap.Logger
-	Now       func() time.Time
+	// Refusal says why no task of a pool is taken here, although the pool could run it: its queue is another daemon's (LO-711). It returns nil for one that
+	// is this daemon's. It is called with no lock held. Nil: all are.
+	Refusal func(poolID string) error
+	// Taken reports whether the ledger refused a task since another one has its id (LO-716). Nil: none can.
+	Taken func(err error) bool
+	// MaySend reports whether a client may be told more of a pool's tasks now: not while another daemon may have taken the pool's queue (LO-718). Nil: always.
+	MaySend func(poolID string) bool
+	Ledger  Ledger
+	// Live are the live tasks of all daemons that share the ledger, as it has them. Nil: there are no others.
+	Live     func(ctx context.Context) ([]task.Record, error)
+	Sessions Sessions // nil: tasks have no sessions and no budgets
+	Energy   Meter    // nil: nobody knows what tasks take
+	Narrator *observe.Narrator
+	Metrics  *Metrics
+	Tracer   *tracing.Tracer // nil: nothing is traced
+	Log      *zap.Logger
+	Now      func() time.Time
 	// FlushWithin bounds how long a cancel waits for subscribers to take the tokens they are owed. 0: 250 ms.
 	FlushWithin time.Duration
 	// IdleWithin is how long a canceled slot may stay busy before its worker is replaced. 0: 2 s (ORCH-3026).
@@ -198,6 +207,15 @@ func (o Options) withDefaults() Options {
 	o.RecordEvery = cmp.Or(o.RecordEvery, time.Second)
 	if o.Sessions == nil {
 		o.Sessions = noSessions{}
+	}
+	if o.Refusal == nil {
+		o.Refusal = func(string) error { return nil }
+	}
+	if o.Taken == nil {
+		o.Taken = func(error) bool { return false }
+	}
+	if o.MaySend == nil {
+		o.MaySend = func(string) bool { return true }
 	}
 	if o.Energy == nil {
 		o.Energy = noMeter{}

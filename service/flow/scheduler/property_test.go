@@ -24,6 +24,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/llama-orch/llama-orch/service/flow/queue"
+	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -176,13 +177,14 @@ func (s *stage) start() {
 
 // end ends a life: a crash keeps of the ledger what was in it, and of the clients what they had.
 func (s *stage) end(crash bool) {
-	if crash {
+	if crash || s.book.over() {
 		s.look() // at a moment, not within one
 		was := s.book
 		was.mu.Lock()
 		s.book = newSlowBook(&book{records: maps.Clone(was.records), order: slices.Clone(was.order)}, was.commit)
 		s.book.full.Store(was.full.Load())
 		s.book.seq.Store(was.seq.Load())
+		s.book.steps.Store(was.steps.Load())
 		was.mu.Unlock()
 		s.mu.Lock()
 		s.over = s.life
@@ -269,6 +271,16 @@ func (s *stage) send(ctx context.Context, on *Scheduler, life int, a *actor) boo
 
 var idLine = regexp.MustCompile(`(?m)^id: (\S+)$`)
 
+// subscribe asks again while the ledger takes no outcome.
+func subscribe(ctx context.Context, on *Scheduler, a *actor, after string) (*Stream, error) {
+	for {
+		stream, err := on.Subscribe(ctx, a.task.ID, after)
+		if !task.HasCode(err, task.LedgerUnavailable) || !lifecycle.Pause(ctx, 50*time.Millisecond) {
+			return stream, err
+		}
+	}
+}
+
 func (s *stage) read(ctx context.Context, on *Scheduler, a *actor) {
 	if a.outcomes > 0 {
 		return
@@ -277,10 +289,10 @@ func (s *stage) read(ctx context.Context, on *Scheduler, a *actor) {
 	if ids := idLine.FindAllStringSubmatch(a.got, -1); len(ids) > 0 {
 		after = ids[len(ids)-1][1]
 	}
-	stream, err := on.Subscribe(ctx, a.task.ID, after)
+	stream, err := subscribe(ctx, on, a, after)
 	if after != "" && (task.HasCode(err, task.InvalidParams) || task.HasCode(err, task.WorkerReset)) {
 		a.dropped, a.got = a.dropped+a.got, ""
-		stream, err = on.Subscribe(ctx, a.task.ID, "")
+		stream, err = subscribe(ctx, on, a, "")
 	}
 	if err != nil {
 		if ctx.Err() == nil {
@@ -290,7 +302,11 @@ func (s *stage) read(ctx context.Context, on *Scheduler, a *actor) {
 	}
 	s.reads(a, true)
 	defer s.reads(a, false)
-	defer func() { stream.Close() }()
+	defer func() {
+		if stream != nil {
+			stream.Close()
+		}
+	}()
 	for {
 		frames, err := stream.Next(ctx, nil)
 		var broken *task.Error
@@ -301,7 +317,7 @@ func (s *stage) read(ctx context.Context, on *Scheduler, a *actor) {
 		case errors.As(err, &broken):
 			a.dropped, a.got = a.dropped+a.got, ""
 			stream.Close()
-			if stream, err = on.Subscribe(ctx, a.task.ID, ""); err != nil {
+			if stream, err = subscribe(ctx, on, a, ""); err != nil {
 				if ctx.Err() == nil {
 					s.complain("%s: subscribe anew: %v", a.task.ID, err)
 				}
@@ -318,6 +334,7 @@ func (s *stage) read(ctx context.Context, on *Scheduler, a *actor) {
 
 func (s *stage) play(m move) {
 	time.Sleep(m.after)
+	s.die()
 	switch m.kind {
 	case moveSubmit:
 		id := fmt.Sprint("t", len(s.tasks))
@@ -403,6 +420,14 @@ func (s *stage) cancel(ctx context.Context, on *Scheduler, life int, a *actor) {
 	}
 }
 
+// die is a crash behind the last step that was written, where that is behind us.
+func (s *stage) die() {
+	if s.book.over() {
+		s.end(true)
+		s.start()
+	}
+}
+
 // settle lets everything come to its end.
 func (s *stage) settle() {
 	s.book.full.Store(false)
@@ -414,12 +439,15 @@ func (s *stage) settle() {
 	}
 	s.mu.Unlock()
 	s.s.Wake("default")
-	for range 2 { // a client that was refused may have been admitted by a repeated submit of its own
+	for range 3 { // a client that was refused may have been admitted by a repeated submit of its own
 		for _, a := range s.tasks {
 			s.connect(a)
 		}
-		time.Sleep(5 * time.Minute)
-		synctest.Wait()
+		for _, long := range []time.Duration{5 * time.Second, 5 * time.Minute} {
+			time.Sleep(long)
+			synctest.Wait()
+			s.die()
+		}
 	}
 }
 
@@ -440,21 +468,42 @@ func tokenLines(frames string) string {
 func TestEveryHistoryIsSound(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		p := drawPlot(rt)
-		var wrong []string
-		synctest.Test(t, func(t *testing.T) {
-			s := &stage{t: t, plot: p, book: newSlowBook(&book{records: map[string]task.Record{}}, p.commit)}
-			s.start()
-			for _, m := range p.moves {
-				s.play(m)
-			}
-			s.look()
-			s.settle()
-			s.judge()
-			s.end(false)
-			wrong = s.wrong
-		})
-		if len(wrong) > 0 {
+		if wrong, _ := p.play(t, 0); len(wrong) > 0 {
 			rt.Fatalf("%s", strings.Join(wrong, "\n"))
 		}
 	})
+}
+
+// The same histories, each once for each step that its ledger takes: the process dies behind that step, whatever it was doing. So it has died between any
+// two durable steps of them.
+//
+// LO-872, LO-202, LO-203, LO-201, ORCH-3026
+func TestEveryStepOfAHistoryCanBeTheLast(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		p := drawPlot(rt)
+		p.moves = p.moves[:min(len(p.moves), 10)]
+		_, steps := p.play(t, 0)
+		for last := int64(1); last <= steps; last++ {
+			if wrong, _ := p.play(t, last); len(wrong) > 0 {
+				rt.Fatalf("the ledger ends with step %d of %d:\n%s", last, steps, strings.Join(wrong, "\n"))
+			}
+		}
+	})
+}
+
+// play plays the plot, and says what was wrong, and how many steps the ledger has written. With last, the process dies behind that step.
+func (p plot) play(t *testing.T, last int64) (wrong []string, steps int64) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stage{t: t, plot: p, book: newSlowBook(&book{records: map[string]task.Record{}, last: last}, p.commit)}
+		s.start()
+		for _, m := range p.moves {
+			s.play(m)
+		}
+		s.look()
+		s.settle()
+		s.judge()
+		s.end(false)
+		wrong, steps = s.wrong, s.book.steps.Load()
+	})
+	return wrong, steps
 }

@@ -11,6 +11,9 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
+// Has reports whether a task is live in this process, or is on its way to be.
+func (s *Scheduler) Has(id string) bool { return s.job(id) != nil }
+
 // Get returns a task's status, once the task is accepted.
 func (s *Scheduler) Get(ctx context.Context, id string) (task.Status, error) {
 	if j := s.job(id); j != nil {
@@ -117,11 +120,22 @@ func (s *Scheduler) List(ctx context.Context, state task.State, limit int) ([]ta
 	for _, j := range live[:min(limit, len(live))] { // a queued task's position and start have their price
 		found = append(found, j.status())
 	}
+	if s.o.Live != nil {
+		others, err := s.o.Live(ctx)
+		if err != nil {
+			return nil, errLedger("the record of tasks cannot be read", err)
+		}
+		for _, r := range others {
+			if s.job(r.Task.ID) == nil && (state == "" || r.State == state) && r.Err == nil {
+				found = append(found, r.Status())
+			}
+		}
+	}
 	finished, err := s.o.Ledger.List(ctx, state, limit)
 	if err != nil {
 		return nil, errLedger("the record of tasks cannot be read", err)
 	}
-	// A task that ended between the two looks is in both.
+	// A task that ended between the looks is in both.
 	ended := make(map[string]bool, len(finished))
 	for _, r := range finished {
 		ended[r.Task.ID] = true

@@ -12,7 +12,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Recover takes up the tasks that an earlier process left. It comes before Start and before the first submit. The records are in the
+// Recover takes up the tasks that an earlier process left, or a daemon that is gone. It comes before the first submit to their pools. The records are in the
 // order in which the tasks go on: strict ones that were running, by their start, and then the queued ones in their order. A
 // best-effort task that was running ends with WORKER_RESET, since its tokens cannot be made again (LO-202). Deadlines run on, and
 // one that has passed ends its task at once.
@@ -39,6 +39,9 @@ func (s *Scheduler) Recover(left []task.Record) {
 		}
 	}
 	tried.Wait()
+	for _, l := range *s.lanes.Load() {
+		l.wake()
+	}
 	if len(left) > 0 {
 		s.o.Log.Info("took up the tasks of the run before", zap.Int("running", running), zap.Int("queued", queued),
 			zap.Int("ended", len(left)-running-queued))

@@ -279,6 +279,13 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 			l.firstOutput(j)
 		}
 		tokens++
+		if !l.s.o.MaySend(l.pool.ID) {
+			idle.Stop() // it is not the engine that is waited for
+			if err := l.untilMaySend(ctx); err != nil {
+				return err
+			}
+			idle.Reset(l.pool.Idle)
+		}
 		if err := attempt.Append(p); err != nil {
 			return err
 		}
@@ -292,6 +299,19 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 		err = attempt.Done()
 	}
 	return result, nil, err
+}
+
+// sendLook is how often a run that may not send looks whether it may.
+const sendLook = 20 * time.Millisecond
+
+// untilMaySend waits until clients may be told more. If another daemon has the pool by now, this process ends instead (LO-714).
+func (l *lane) untilMaySend(ctx context.Context) error {
+	for !l.s.o.MaySend(l.pool.ID) {
+		if !lifecycle.Pause(ctx, sendLook) {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 // recordDispatch records the dispatch, and returns a function that waits until that is done. A task must not send a token that the

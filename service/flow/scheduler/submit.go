@@ -76,6 +76,11 @@ func (s *Scheduler) Enqueue(ctx context.Context, t task.Task) (task.Admission, e
 			e = errLedger("the task could not be recorded, so it was not accepted", err)
 		}
 		s.withdraw(j, e)
+		if s.o.Taken(err) { // another daemon has accepted a task of this id meanwhile
+			if a, known, err := s.Known(ctx, t.ID, t.Request.BodySHA256); known {
+				return a, err
+			}
+		}
 		return task.Admission{}, e
 	}
 	s.accepted(j)
@@ -142,6 +147,9 @@ func (s *Scheduler) push(ctx context.Context, t task.Task, release func()) (*job
 		return nil, task.Admission{}, errStopping()
 	case l == nil:
 		return nil, task.Admission{}, errRemoved(t.PoolID)
+	}
+	if err := s.o.Refusal(t.PoolID); err != nil {
+		return nil, task.Admission{}, err
 	}
 	j := newJob(l, t)
 	if err := s.o.Sessions.Admit(&j.task); err != nil {

@@ -117,6 +117,15 @@ func New(ctx context.Context, o Options) (*Manager, error) {
 	return m, nil
 }
 
+// Adopt takes up sessions that another daemon had, which is gone.
+func (m *Manager) Adopt(sessions []task.Session) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range sessions {
+		m.add(m.bounded(s, m.o.Now()))
+	}
+}
+
 // bounded is a session that was recorded, within what a session can be: a clock that has been set back since must not let it live longer than
 // its TTL, and a damaged row no longer than any other (LO-835).
 func (m *Manager) bounded(s task.Session, now time.Time) *entry {

@@ -51,6 +51,8 @@ type Pools interface {
 	// Fingerprint says what a fingerprint stands for. *task.Error NOT_FOUND.
 	Fingerprint(id string) (FingerprintView, error)
 	GPUs() GPUsView
+	// Hosts are the servers that share the record of tasks, this one among them. *task.Error LEDGER_UNAVAILABLE.
+	Hosts(ctx context.Context) ([]SharerView, error)
 	// Ready returns nil when a task sent now would be accepted and has a way to run, else a *task.Error with the reasons (LO-841).
 	Ready(ctx context.Context) error
 }
@@ -145,6 +147,20 @@ type ReplicaView struct {
 	LastError     string
 	Progress      string   // of its worker's load; empty: it tells of none
 	LogTail       []string // oldest first
+}
+
+// SharerView is a server that shares the record of tasks.
+type SharerView struct {
+	ID, Name, Address, Version string
+	Here, Up                   bool // it is the one that answers; its lease runs
+	Since, Seen                time.Time
+	Pools                      []SharedPoolView
+}
+
+// SharedPoolView is a pool of such a server. Digest is empty where nobody knows it.
+type SharedPoolView struct {
+	ID, Engine, ModelID, Digest string
+	Holds                       bool // its queue is this server's
 }
 
 // GPUsView is the machine's GPUs, by index. Problem says why none can be used, and what to do; empty: they can.

@@ -38,6 +38,7 @@ var live = map[gen.OperationName]bool{
 	gen.LoadPoolOperation:           true,
 	gen.UnloadPoolOperation:         true,
 	gen.ListGpusOperation:           true,
+	gen.ListHostsOperation:          true,
 	gen.ExplainPlacementOperation:   true,
 	gen.ReloadConfigOperation:       true,
 	gen.StreamLogsOperation:         true,

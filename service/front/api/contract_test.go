@@ -20,7 +20,7 @@ import (
 func TestEveryOperationOfTheContractIsRouted(t *testing.T) {
 	f := setup(t)
 	c := f.native.contract
-	require.Len(t, c.operations, 37)
+	require.Len(t, c.operations, 38)
 	planes := map[string]int{}
 	for _, o := range c.operations {
 		route, ok := f.native.routes.FindRoute(o.method, strings.ReplaceAll(o.path, "{id}", "x"))
@@ -29,7 +29,7 @@ func TestEveryOperationOfTheContractIsRouted(t *testing.T) {
 		require.Equal(t, o.id, route.OperationID())
 		planes[o.plane]++
 	}
-	require.Equal(t, map[string]int{"data": 9, "control": 14, "catalog": 7, "artifacts": 4, "ops": 3}, planes)
+	require.Equal(t, map[string]int{"data": 9, "control": 15, "catalog": 7, "artifacts": 4, "ops": 3}, planes)
 	for name := range live {
 		require.NotNil(t, c.byName[name], name)
 	}

@@ -68,6 +68,7 @@ func (f *fakeTasks) Delete(_ context.Context, id, actor string) error {
 }
 
 type fakePools struct {
+	sharers  []SharerView
 	unready  error
 	gpus     GPUsView
 	replica  ReplicaView
@@ -95,8 +96,9 @@ func (f *fakePools) Health(id string) (HealthView, error) {
 	}
 	return HealthView{Pool: f.Pools()[0], Replicas: []ReplicaView{f.replica}, GPUs: f.gpus.GPUs}, nil
 }
-func (f *fakePools) GPUs() GPUsView              { return f.gpus }
-func (f *fakePools) Ready(context.Context) error { return f.unready }
+func (f *fakePools) Hosts(context.Context) ([]SharerView, error) { return f.sharers, f.unready }
+func (f *fakePools) GPUs() GPUsView                              { return f.gpus }
+func (f *fakePools) Ready(context.Context) error                 { return f.unready }
 
 // fakeControl answers what a test tells it to, and notes what it was asked.
 type fakeControl struct {

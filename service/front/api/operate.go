@@ -160,6 +160,26 @@ func (h control) ListGpus(context.Context) (*gen.GPUListHeaders, error) {
 	}}, nil
 }
 
+// ListHosts shows the servers that share the record of tasks (LO-712).
+func (h control) ListHosts(ctx context.Context) (*gen.HostListHeaders, error) {
+	all, err := h.Pools.Hosts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := gen.HostList{Hosts: make([]gen.Host, len(all))}
+	for i, v := range all {
+		host := gen.Host{
+			ID: v.ID, Name: task.Clip(v.Name, maxSetting), Address: optString(v.Address), Version: task.Clip(v.Version, maxShort), Here: v.Here, Up: v.Up, Since: v.Since, SeenAt: v.Seen,
+			Pools: make([]gen.HostPool, len(v.Pools)),
+		}
+		for k, p := range v.Pools {
+			host.Pools[k] = gen.HostPool{PoolID: gen.PoolID(p.ID), Engine: gen.EngineName(p.Engine), ModelID: p.ModelID, ModelDigest: optString(p.Digest), Holds: p.Holds}
+		}
+		out.Hosts[i] = host
+	}
+	return &gen.HostListHeaders{Response: out}, nil
+}
+
 // ExplainPlacement is a dry run (LO-502).
 func (h control) ExplainPlacement(ctx context.Context, r *gen.ExplainRequest) (*gen.ExplanationHeaders, error) {
 	in := task.Request{

@@ -131,6 +131,28 @@ func TestAReloadsAnswerHasTimeAfterTheReload(t *testing.T) {
 	require.Len(t, w.set, 2)
 }
 
+// LO-712
+func TestHosts(t *testing.T) {
+	f := setup(t)
+	c, ctx := f.client(t), context.Background()
+	at := time.Date(2026, 12, 1, 8, 0, 0, 0, time.UTC)
+	f.pools.sharers = []SharerView{
+		{ID: "a", Name: "attic", Address: "https://attic:1", Version: "1", Here: true, Up: true, Since: at, Seen: at, Pools: []SharedPoolView{{ID: "p", Engine: "llamacpp", ModelID: "m", Digest: "sha256:1", Holds: true}}},
+		{ID: "b", Name: "cellar", Since: at, Seen: at},
+	}
+	all, err := c.ListHosts(ctx)
+	require.NoError(t, err)
+	require.Len(t, all.Response.Hosts, 2)
+	attic, cellar := all.Response.Hosts[0], all.Response.Hosts[1]
+	require.Equal(t, gen.NewOptString("https://attic:1"), attic.Address)
+	require.True(t, attic.Here && attic.Up)
+	require.Equal(t, []gen.HostPool{{PoolID: "p", Engine: "llamacpp", ModelID: "m", ModelDigest: gen.NewOptString("sha256:1"), Holds: true}}, attic.Pools)
+	require.False(t, cellar.Here || cellar.Up || cellar.Address.Set)
+	f.pools.unready = task.Errorf(task.LedgerUnavailable, "the database is away")
+	_, err = c.ListHosts(ctx)
+	require.ErrorContains(t, err, "LEDGER_UNAVAILABLE")
+}
+
 // LO-501, ORCH-2101
 func TestGPUs(t *testing.T) {
 	f := setup(t)

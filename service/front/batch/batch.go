@@ -134,7 +134,7 @@ func New(o Options) (*Feeder, error) {
 	o.Feed = cmp.Or(o.Feed, defaultFeed)
 	o.FileBytes, o.LineBytes = cmp.Or(o.FileBytes, DefaultFileBytes), cmp.Or(o.LineBytes, defaultLineBytes)
 	f := &Feeder{o: o, log: o.Log.Named("batch"), live: map[string]*run{}}
-	left, err := o.Records.Batches(context.Background(), task.BatchFilter{Live: true})
+	left, err := o.Records.Batches(context.Background(), task.BatchFilter{Live: true, Own: true})
 	if err != nil {
 		return nil, fmt.Errorf("read the batches that have not ended: %w", err)
 	}
@@ -355,7 +355,7 @@ func (f *Feeder) sweepBatches(ctx context.Context) error {
 		return nil
 	}
 	for before := f.o.Now().Add(-f.o.Retain); ; {
-		due, err := f.o.Records.Batches(ctx, task.BatchFilter{EndedBefore: before, Limit: pageOfFiles})
+		due, err := f.o.Records.Batches(ctx, task.BatchFilter{EndedBefore: before, Own: true, Limit: pageOfFiles})
 		if err != nil || len(due) == 0 {
 			return err
 		}
@@ -370,7 +370,7 @@ func (f *Feeder) sweepBatches(ctx context.Context) error {
 // sweepFiles forgets files whose bytes are gone. Those of a page are forgotten once the next one is there, which begins at the last of them.
 func (f *Feeder) sweepFiles(ctx context.Context) (failed error) {
 	var gone []string
-	for filter := (task.FileFilter{Sent: true, Limit: pageOfFiles}); ; {
+	for filter := (task.FileFilter{Sent: true, Own: true, Limit: pageOfFiles}); ; {
 		page, err := f.o.Records.Files(ctx, filter)
 		for _, id := range gone {
 			failed = errors.Join(failed, f.o.Records.DropFile(ctx, id))

@@ -23,11 +23,14 @@ import (
 // Several daemons may share one store. Each has it open for itself, and what it writes about a task carries the number of
 // the claim that it holds. Once another daemon has claimed the task, such a write changes nothing and is ErrFenced.
 type Ledger interface {
-	// Claim makes the caller the owner of every live task that nobody holds, and returns them: those that were running
-	// first, in the order they were started, then the queued ones, in the order of their sequence numbers. It renews what
-	// the caller holds. Tasks that it accepts later are its own. An owner names one daemon at a time: its next life, which has the same name, takes at
+	// Claim makes the caller the owner of the queues of the pools that it is to hold, as far as nobody holds them, and of every live task of those that nobody holds. It returns
+	// the tasks: those that were running first, in the order they were started, then the queued ones, in the order of their sequence numbers. It renews what
+	// the caller holds. Tasks that it accepts later are its own. An owner names one daemon at a time: its next life, which has the same id, takes at
 	// once what the one before held.
-	Claim(ctx context.Context, owner string) (Claim, error)
+	//
+	// A caller without pools takes the tasks of all. Where one daemon alone can have the store, so does each. A task of a pool that no daemon has announced
+	// goes to whoever claims next.
+	Claim(ctx context.Context, by task.Host) (Claim, error)
 	// NextSeq hands out a sequence number, and returns at once. The number is greater than every one that this ledger handed
 	// out since it was opened, and than that of every task that was ever accepted.
 	NextSeq() (uint64, error)
@@ -92,9 +95,22 @@ type Ledger interface {
 
 // Claim is what a daemon holds.
 type Claim struct {
-	Owner string
-	Fence uint64        // greater than that of every claim before it
-	Tasks []task.Record // that came with this claim
+	Owner    string
+	Fence    uint64            // greater than that of every claim before it
+	Tasks    []task.Record     // that came with this claim
+	Sessions []task.Session    // whose last turns were in pools that came with it
+	Pools    []string          // that the caller named and holds now
+	Others   map[string]string // those that it named and others hold, with their holders' ids
+}
+
+// Shared is what a ledger has that several daemons use at a time.
+type Shared interface {
+	// Hosts returns the daemons that have announced themselves with a claim, those that have gone too, until they are forgotten.
+	Hosts(ctx context.Context) ([]task.Host, error)
+	// Holder returns the id of the daemon that holds a live task; empty: the task is not live, or nobody holds it.
+	Holder(ctx context.Context, id string) (string, error)
+	// Holds reports whether the caller's lease runs for sure, by a clock that nobody sets.
+	Holds() bool
 }
 
 // What a call fails with.

@@ -22,6 +22,8 @@ const (
 	// maxConfig bounds what is read of it, and maxFiles how many files a model has.
 	maxConfig = 4 << 20
 	maxFiles  = 4096
+	// maxFigure bounds the figures that are multiplied. None of any model is so large, and the product of all of them fits.
+	maxFigure = 1 << 16
 )
 
 // Env keeps the engines' libraries from calling anybody: a model is in its folder, or it is not there.
@@ -125,7 +127,7 @@ func read(folder string) (config, error) {
 		c.HeadSize = c.Hidden / c.Heads
 	}
 	for name, n := range map[string]int{"num_hidden_layers": c.Layers, "num_key_value_heads": c.KVHeads, "head_dim": c.HeadSize} {
-		if n <= 0 || n > 1<<20 {
+		if n <= 0 || n > maxFigure {
 			return c, fmt.Errorf("the model's config.json has no usable %s", name)
 		}
 	}

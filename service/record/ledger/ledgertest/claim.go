@@ -61,7 +61,7 @@ func closed(t *testing.T, l Opened) {
 	require.ErrorIs(t, l.Finish(t.Context(), Ended(Sample(1), task.Completed)), ledger.ErrClosed)
 	require.ErrorIs(t, l.KeepSession(t.Context(), Session("s")), ledger.ErrClosed)
 	require.ErrorIs(t, l.Delete(t.Context(), ID(1), Epoch), ledger.ErrClosed)
-	_, err := l.Claim(t.Context(), "me")
+	_, err := l.Claim(t.Context(), task.Host{ID: "me"})
 	require.ErrorIs(t, err, ledger.ErrClosed)
 	_, err = l.NextSeq()
 	require.ErrorIs(t, err, ledger.ErrClosed)

@@ -75,7 +75,7 @@ func (s *Store) Sweep(oldest time.Time) {
 }
 
 // Claim implements ledger.Ledger.
-func (m *Memory) Claim(_ context.Context, owner string) (ledger.Claim, error) {
+func (m *Memory) Claim(_ context.Context, by task.Host) (ledger.Claim, error) {
 	m.s.mu.Lock()
 	defer m.s.mu.Unlock()
 	if m.closed {
@@ -85,7 +85,7 @@ func (m *Memory) Claim(_ context.Context, owner string) (ledger.Claim, error) {
 		m.s.fence++
 		m.fence, m.lapsed = m.s.fence, false
 	}
-	c := ledger.Claim{Owner: owner, Fence: m.fence}
+	c := ledger.Claim{Owner: by.ID, Fence: m.fence}
 	for _, e := range m.s.live() {
 		if h := e.holder; h == nil || h.closed || h.lapsed {
 			e.holder = m

@@ -118,7 +118,7 @@ func claim(t testing.TB, l ledger.Ledger) ledger.Claim {
 
 func claimAs(t testing.TB, l ledger.Ledger, owner string) ledger.Claim {
 	t.Helper()
-	c, err := l.Claim(t.Context(), owner)
+	c, err := l.Claim(t.Context(), task.Host{ID: owner})
 	require.NoError(t, err)
 	require.Equal(t, owner, c.Owner)
 	return c

@@ -49,7 +49,7 @@ func (l *Ledger) KeepFile(ctx context.Context, f task.File) error {
 		return fmt.Errorf("keep file %s: %w", f.ID, err)
 	}
 	return l.batched(ctx, "keep file", f.ID, len(text), func(ctx context.Context, x *transaction) error {
-		return x.exec(ctx, `INSERT INTO file (id, created_ms, artifact, file) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`, []byte(f.ID), f.CreatedAt.UnixMilli(), []byte(f.Artifact), text)
+		return x.exec(ctx, `INSERT INTO file (id, created_ms, artifact, file, host) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING`, []byte(f.ID), f.CreatedAt.UnixMilli(), []byte(f.Artifact), text, orNull(l.o.Owner))
 	})
 }
 
@@ -105,9 +105,9 @@ func (r *Reader) Files(ctx context.Context, f task.FileFilter) (found []task.Lis
 		}
 	}
 	rows, err := r.query(ctx,
-		`SELECT created_ms AS ms, 0::bigint AS kind, seq, file AS text FROM file WHERE $1 AND (created_ms, 0::bigint, seq) `+side+` ($3::bigint, $4::bigint, $5::bigint) UNION ALL
+		`SELECT created_ms AS ms, 0::bigint AS kind, seq, file AS text FROM file WHERE $1 AND ($7::text IS NULL OR host IS NULL OR host = $7) AND (created_ms, 0::bigint, seq) `+side+` ($3::bigint, $4::bigint, $5::bigint) UNION ALL
 		SELECT ended_ms, 1::bigint, seq, record FROM batch WHERE ended_ms IS NOT NULL AND dialect = $2 AND (ended_ms, 1::bigint, seq) `+side+` ($3::bigint, $4::bigint, $5::bigint)
-		ORDER BY ms `+order+`, kind `+order+`, seq `+order+` LIMIT $6`, f.Sent, []byte(f.Results), ms, kind, seq, limit(f.Limit))
+		ORDER BY ms `+order+`, kind `+order+`, seq `+order+` LIMIT $6`, f.Sent, []byte(f.Results), ms, kind, seq, limit(f.Limit), r.own(f.Own))
 	if err == nil {
 		var text []byte
 		_, err = pgx.ForEachRow(rows, []any{&ms, &kind, &seq, &text}, func() error {
@@ -179,8 +179,8 @@ func (x *transaction) keepBatch(ctx context.Context, b task.BatchRecord, text []
 			return err
 		}
 	}
-	return x.exec(ctx, `INSERT INTO batch (id, dialect, file_id, artifact, ended_ms, record) VALUES ($1, $2, $3, $4, $5, $6)`,
-		[]byte(b.ID), []byte(b.Dialect), []byte(b.FileID), []byte(b.Artifact), ended, text)
+	return x.exec(ctx, `INSERT INTO batch (id, dialect, file_id, artifact, ended_ms, record, host) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+		[]byte(b.ID), []byte(b.Dialect), []byte(b.FileID), []byte(b.Artifact), ended, text, orNull(x.w.o.Owner))
 }
 
 func (x *transaction) addLines(ctx context.Context, batch string, lines []task.Line) error {
@@ -248,6 +248,9 @@ func (r *Reader) Batches(ctx context.Context, f task.BatchFilter) (found []task.
 	if f.Live {
 		where += ` AND ended_ms IS NULL`
 	}
+	if own := r.own(f.Own); own != nil {
+		add(`(host IS NULL OR host = $%d)`, *own)
+	}
 	if !f.EndedBefore.IsZero() {
 		add(`ended_ms < $%d`, f.EndedBefore.UnixMilli())
 	}
@@ -301,6 +304,22 @@ func (r *Reader) batches(ctx context.Context, where string, args ...any) (found 
 		return nil, fmt.Errorf("read batches: %w", err)
 	}
 	return found, nil
+}
+
+// own is the host whose entries alone are wanted; nil: those of all are.
+func (r *Reader) own(wanted bool) *string {
+	if !wanted {
+		return nil
+	}
+	return orNull(r.o.Owner)
+}
+
+// orNull is a text, NULL where it is empty.
+func orNull(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
 }
 
 func (r *Reader) lineCounts(ctx context.Context, batch int64) (c task.LineCounts, err error) {

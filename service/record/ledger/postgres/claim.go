@@ -5,13 +5,13 @@ package postgres
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // renewals is how often a lease is renewed in its time.
@@ -22,21 +22,10 @@ func (l *Ledger) enter(ctx context.Context, c *pgx.Conn) error {
 	var fence int
 	var last uint64
 	var place int64
+	at := time.Now()
 	err := pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1, $2)`, l.w.class, claiming); err != nil {
 			return err
-		}
-		if l.o.Alone {
-			others, err := l.o.inUse(ctx, tx)
-			if err != nil {
-				return err
-			}
-			if len(others) > 0 {
-				return &Error{
-					Fault: Held, Where: l.o.where, What: fmt.Sprintf("is in use by another orchestratord (%s)", strings.Join(others, ", ")),
-					Remedy: "stop that one first, or name another ledger.postgres.schema",
-				}
-			}
 		}
 		if err := tx.QueryRow(ctx, insertClaim, l.o.Owner, len(l.o.steps), l.o.Lease).Scan(&fence); err != nil {
 			return err
@@ -50,6 +39,7 @@ func (l *Ledger) enter(ctx context.Context, c *pgx.Conn) error {
 		return err
 	}
 	l.fence.Store(int64(fence))
+	l.renewed.Store(&at)
 	l.w.ours.Store(last)
 	l.starts, l.endSeq, l.nextSeq = place, last+1, last-seqBlock+1
 	return nil
@@ -58,17 +48,18 @@ func (l *Ledger) enter(ctx context.Context, c *pgx.Conn) error {
 const insertClaim = `INSERT INTO claim (owner, schema, since, until) VALUES ($1, $2, clock_timestamp(), clock_timestamp() + $3) RETURNING fence`
 
 // Claim implements ledger.Ledger.
-func (l *Ledger) Claim(ctx context.Context, owner string) (ledger.Claim, error) {
-	c := ledger.Claim{Owner: owner}
+func (l *Ledger) Claim(ctx context.Context, by task.Host) (ledger.Claim, error) {
+	c := ledger.Claim{Owner: by.ID}
 	var place int64
+	var at time.Time
 	err := l.submit(ctx, &op{
-		kind: opClaim, id: owner, free: true,
+		kind: opClaim, id: by.ID, free: true,
 		run: func(ctx context.Context, x *transaction) error {
-			c = ledger.Claim{Owner: owner}
-			if err := x.claim(ctx, owner); err != nil {
+			c, at = ledger.Claim{Owner: by.ID}, time.Now()
+			if err := x.claim(ctx, by.ID); err != nil {
 				return err
 			}
-			seqs, err := x.takeOver(ctx)
+			seqs, err := x.takeOver(ctx, by, &c)
 			if err != nil {
 				return err
 			}
@@ -81,6 +72,7 @@ func (l *Ledger) Claim(ctx context.Context, owner string) (ledger.Claim, error) 
 		},
 		then: func() {
 			l.fence.Store(int64(c.Fence))
+			l.renewed.Store(&at)
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			l.starts = max(l.starts, place)
@@ -105,11 +97,22 @@ func (x *transaction) claim(ctx context.Context, owner string) error {
 	return x.c.QueryRow(ctx, insertClaim, owner, len(x.w.o.steps), lease).Scan(&x.fence)
 }
 
-// takeOver ends the claims whose lease is over, and those of a daemon of the same name, of which this one is the next life. Then it takes all live tasks that
-// no claim holds, and returns their numbers. A commit of a daemon whose claim is being ended is waited for: behind it, that daemon can write nothing more.
-func (x *transaction) takeOver(ctx context.Context) ([]int64, error) {
-	const over = `fence <> $1 AND (until <= clock_timestamp() OR owner = (SELECT owner FROM claim WHERE fence = $1))`
-	rows, err := x.c.Query(ctx, `SELECT fence FROM claim WHERE `+over, x.fence)
+// takeOver ends the claims of which this daemon takes something: those of a daemon of the same name, of which this one is the next life, and those whose lease is
+// over and that hold one of its pools. Then it takes the pools and the live tasks that no claim holds, and returns the tasks' numbers. A commit of a daemon
+// whose claim is being ended is waited for: behind it, that daemon can write nothing more.
+func (x *transaction) takeOver(ctx context.Context, by task.Host, c *ledger.Claim) ([]int64, error) {
+	var pools [][]byte // nil: all
+	if len(by.Pools) > 0 {
+		pools = [][]byte{}
+	}
+	for _, p := range by.Pools {
+		if p.Holds {
+			pools = append(pools, []byte(p.ID))
+		}
+	}
+	const over = `fence <> $1 AND (owner = (SELECT owner FROM claim WHERE fence = $1) OR until <= clock_timestamp() AND
+		($2::bytea[] IS NULL OR EXISTS (SELECT 1 FROM pool p WHERE p.fence = claim.fence AND p.id = ANY($2)) OR NOT EXISTS (SELECT 1 FROM pool p WHERE p.fence = claim.fence)))`
+	rows, err := x.c.Query(ctx, `SELECT fence FROM claim WHERE `+over, x.fence, pools)
 	if err != nil {
 		return nil, err
 	}
@@ -122,28 +125,85 @@ func (x *transaction) takeOver(ctx context.Context) ([]int64, error) {
 			return nil, err
 		}
 	}
-	if _, err := x.c.Exec(ctx, `DELETE FROM claim WHERE fence = ANY($2) AND `+over, x.fence, fences); err != nil {
+	if _, err := x.c.Exec(ctx, `DELETE FROM claim WHERE fence = ANY($3) AND `+over, x.fence, pools, fences); err != nil {
 		return nil, err
 	}
-	rows, err = x.c.Query(ctx, `UPDATE task SET fence = $1 WHERE finished_ms IS NULL AND fence <> $1 AND NOT EXISTS (SELECT 1 FROM claim c WHERE c.fence = task.fence) RETURNING seq`, int64(x.fence))
+	if pools != nil {
+		if err := x.announce(ctx, by); err != nil {
+			return nil, err
+		}
+		if err := x.takePools(ctx, pools, c); err != nil {
+			return nil, err
+		}
+		pools = [][]byte{}
+		for _, id := range c.Pools {
+			pools = append(pools, []byte(id))
+		}
+	}
+	rows, err = x.c.Query(ctx, `UPDATE task SET fence = $1 WHERE finished_ms IS NULL AND fence <> $1 AND NOT EXISTS (SELECT 1 FROM claim c WHERE c.fence = task.fence) AND
+		($2::bytea[] IS NULL OR pool_id = ANY($2) OR NOT EXISTS (SELECT 1 FROM host_pool h WHERE h.pool = task.pool_id)) RETURNING seq`, int64(x.fence), pools)
 	if err != nil {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, pgx.RowTo[int64])
 }
 
+// takePools takes the queues of pools that no claim holds, with the sessions whose last turn was there, and gives up those that the daemon has no more.
+func (x *transaction) takePools(ctx context.Context, pools [][]byte, c *ledger.Claim) error {
+	if err := x.exec(ctx, `DELETE FROM pool WHERE fence = $1 AND id <> ALL($2)`, x.fence, pools); err != nil {
+		return err
+	}
+	rows, err := x.c.Query(ctx, `INSERT INTO pool AS p (id, fence) SELECT id, $1 FROM unnest($2::bytea[]) AS n(id) ON CONFLICT (id) DO UPDATE SET fence = excluded.fence
+		WHERE p.fence <> excluded.fence AND NOT EXISTS (SELECT 1 FROM claim c WHERE c.fence = p.fence) RETURNING id`, x.fence, pools)
+	if err != nil {
+		return err
+	}
+	came, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	if err != nil {
+		return err
+	}
+	c.Sessions, err = sessions(x.c.Query(ctx, `UPDATE session s SET host = $1 WHERE pool_id = ANY($2) AND host <> $1
+		AND NOT EXISTS (SELECT 1 FROM claim c WHERE c.owner = s.host) RETURNING `+sessionColumns, c.Owner, came))
+	if err != nil {
+		return err
+	}
+	rows, err = x.c.Query(ctx, `SELECT p.id, c.owner, c.fence = $1 FROM pool p JOIN claim c ON c.fence = p.fence WHERE p.id = ANY($2) ORDER BY p.id`, x.fence, pools)
+	if err != nil {
+		return err
+	}
+	var id []byte
+	var owner string
+	var ours bool
+	c.Others = map[string]string{}
+	_, err = pgx.ForEachRow(rows, []any{&id, &owner, &ours}, func() error {
+		if ours {
+			c.Pools = append(c.Pools, string(id))
+		} else {
+			c.Others[string(id)] = owner
+		}
+		return nil
+	})
+	return err
+}
+
 // renewal renews the lease. A lease that has ended goes on if nobody has taken the tasks meanwhile.
 func (l *Ledger) renewal() *op {
 	kept := false
 	fence := l.fence.Load()
+	var at time.Time
 	return &op{
 		kind: opClaim, id: "lease", free: true,
 		run: func(ctx context.Context, x *transaction) error {
-			done, err := x.c.Exec(ctx, `UPDATE claim SET until = clock_timestamp() + $1 WHERE fence = $2`, l.o.Lease, fence)
+			at = time.Now()
+			done, err := x.c.Exec(ctx, `WITH c AS (UPDATE claim SET until = clock_timestamp() + $1 WHERE fence = $2 RETURNING owner), h AS (UPDATE host SET seen = clock_timestamp() FROM c WHERE id = c.owner)
+				SELECT 1 FROM c`, l.o.Lease, fence)
 			kept = done.RowsAffected() == 1
 			return err
 		},
 		then: func() {
+			if kept {
+				l.renewed.Store(&at)
+			}
 			if kept || l.w.lost == fence {
 				return
 			}
@@ -155,6 +215,14 @@ func (l *Ledger) renewal() *op {
 			}
 		},
 	}
+}
+
+// Holds implements ledger.Shared. The lease began no earlier than what renewed it was sent. The time is that of the process, and where the machine slept, in which
+// that stands still, that of its clock.
+func (l *Ledger) Holds() bool {
+	at := l.renewed.Load()
+	now := time.Now()
+	return at != nil && max(now.Sub(*at), now.Round(0).Sub(at.Round(0))) < l.o.Lease
 }
 
 // leave gives up the claim, as far as the database can be reached. Where it cannot, the lease ends by itself.

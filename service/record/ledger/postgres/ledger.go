@@ -32,7 +32,6 @@ type Options struct {
 	Schema      string // of the ledger's tables; made where it is missing
 	Connections int    // at most, at least 2: one writes, the others read
 	Owner       string // names this daemon; whoever has the name after it takes what it held
-	Alone       bool   // refuse to be opened while another owner's lease runs
 	Lease       time.Duration
 	Log         *zap.Logger
 	Registerer  prometheus.Registerer
@@ -84,7 +83,10 @@ func (o Options) filled() Options {
 	return o
 }
 
-var _ ledger.Ledger = (*Ledger)(nil)
+var (
+	_ ledger.Ledger = (*Ledger)(nil)
+	_ ledger.Shared = (*Ledger)(nil)
+)
 
 // Ledger is a ledger.Ledger.
 type Ledger struct {
@@ -103,13 +105,14 @@ type Ledger struct {
 	starts   int64         // counts dispatches: each gets its place in the order of starts
 	closed   bool
 
-	fence  atomic.Int64  // of the claim
-	wrote  atomic.Int64  // when the last commit was, in s since the epoch; 0: it or a read since has failed, or there was none
-	turns  atomic.Uint64 // how often the writing goroutine came round
-	size   atomic.Int64  // bytes of the tables, as last looked at
-	wake   chan struct{} // capacity 1
-	sweeps chan struct{} // capacity 1
-	mute   atomic.Bool   // tests: the lease is not renewed
+	fence   atomic.Int64              // of the claim
+	renewed atomic.Pointer[time.Time] // when what renewed its lease last was sent
+	wrote   atomic.Int64              // when the last commit was, in s since the epoch; 0: it or a read since has failed, or there was none
+	turns   atomic.Uint64             // how often the writing goroutine came round
+	size    atomic.Int64              // bytes of the tables, as last looked at
+	wake    chan struct{}             // capacity 1
+	sweeps  chan struct{}             // capacity 1
+	mute    atomic.Bool               // tests: the lease is not renewed
 
 	running sync.WaitGroup // the writing goroutine
 	beside  sync.WaitGroup // what fetches numbers and sweeps, with the help of the first
@@ -118,11 +121,10 @@ type Ledger struct {
 	abandon context.CancelFunc // of halt, with Close
 }
 
-// openWithin is how long a database is waited for that does not answer, or whose last daemon was killed a moment ago.
+// openWithin is how long a database is waited for that does not answer.
 const openWithin = 5 * time.Second
 
-// Open opens the ledger, and makes its schema where there is none. It fails with an *Error, as a rule. Where the database is away, or where another
-// owner's lease runs and it wants to be alone, it waits a little before that.
+// Open opens the ledger, and makes its schema where there is none. It fails with an *Error, as a rule. Where the database is away, it waits a little before that.
 func Open(o Options) (*Ledger, error) {
 	o = o.filled()
 	config, err := o.config()
@@ -156,7 +158,7 @@ func (l *Ledger) open(config *pgxpool.Config) (err error) {
 			break
 		}
 		e, ok := errors.AsType[*Error](l.o.openError(err))
-		if !ok || e.Fault != Away && e.Fault != Held || time.Now().After(deadline) {
+		if !ok || e.Fault != Away || time.Now().After(deadline) {
 			return errors.Join(err, l.w.close())
 		}
 		time.Sleep(100 * time.Millisecond)

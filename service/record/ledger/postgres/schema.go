@@ -144,6 +144,32 @@ CREATE TABLE batch_line (
 	outcome   bytea,           -- JSON; NULL: its task tells
 	PRIMARY KEY (batch, n)
 );
+`, `
+-- The daemons that have announced themselves. One that has gone stays until it is forgotten.
+CREATE TABLE host (
+	id      text PRIMARY KEY, -- the owner of its claims
+	name    text NOT NULL,
+	address text NOT NULL,
+	version text NOT NULL,
+	since   timestamptz NOT NULL,
+	seen    timestamptz NOT NULL
+);
+-- The pools that they can serve.
+CREATE TABLE host_pool (
+	host  text NOT NULL,
+	pool  bytea NOT NULL,
+	about bytea NOT NULL, -- JSON
+	PRIMARY KEY (host, pool)
+);
+-- The claim that holds a pool's queue. Where there is no such claim any more, nobody does.
+CREATE TABLE pool (
+	id    bytea PRIMARY KEY,
+	fence int NOT NULL
+);
+-- The daemon that a session's turns, a file's bytes or a batch are with. NULL: of the time when there was one alone.
+ALTER TABLE session ADD COLUMN host text;
+ALTER TABLE file ADD COLUMN host text;
+ALTER TABLE batch ADD COLUMN host text;
 `}
 
 // The advisory locks of a schema: one for who changes the schema or claims, and one for each claim.

@@ -16,6 +16,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 func emptyBatch() *pgx.Batch { return &pgx.Batch{} }
@@ -45,7 +47,7 @@ func TestSchemasOfOtherVersions(t *testing.T) {
 	require.Equal(t, TooNew, faultOf(t, err))
 	_, err = OpenReader(t.Context(), o)
 	require.Equal(t, TooNew, faultOf(t, err))
-	c, err := next.Claim(t.Context(), "later")
+	c, err := next.Claim(t.Context(), task.Host{ID: "later"})
 	require.NoError(t, err)
 	require.Equal(t, []string{id(1)}, ids(c.Tasks))
 

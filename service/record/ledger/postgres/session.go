@@ -48,9 +48,10 @@ func (x *transaction) keepSession(s task.Session) {
 		explicit = 1
 	}
 	x.last.Queue(`INSERT INTO session (id, created_ms, ttl_ms, max_turns, turns, pool_id, replica_id, budget_tokens, budget_time_ms, budget_cost, budget_mj, explicit,
-		spent_tokens, spent_time_ms, spent_cost, spent_mj) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, 0, 0, 0) ON CONFLICT (id) DO UPDATE SET turns = excluded.turns`,
+		spent_tokens, spent_time_ms, spent_cost, spent_mj, host) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, 0, 0, 0, $13)
+		ON CONFLICT (id) DO UPDATE SET turns = excluded.turns, host = excluded.host`,
 		[]byte(s.ID), s.CreatedAt.UnixMilli(), s.TTL.Milliseconds(), s.MaxTurns, s.Turns, orNil(s.PoolID), orNil(s.ReplicaID),
-		s.Budget.Tokens, s.Budget.Time.Milliseconds(), s.Budget.Cost, s.Budget.Energy, explicit)
+		s.Budget.Tokens, s.Budget.Time.Milliseconds(), s.Budget.Cost, s.Budget.Energy, explicit, orNull(x.w.o.Owner))
 }
 
 // charge adds what a task took to its budgets (ORCH-3099).
@@ -77,10 +78,15 @@ func (x *transaction) charge(c task.Charge, r task.Record) {
 		[]byte(c.Account), c.Window.UnixMilli(), a.Tokens, a.Time.Milliseconds(), a.Cost, a.Energy)
 }
 
-// Sessions implements ledger.Ledger.
+const sessionColumns = `id, created_ms, ttl_ms, max_turns, turns, pool_id, replica_id, budget_tokens, budget_time_ms, budget_cost, budget_mj,
+	spent_tokens, spent_time_ms, spent_cost, spent_mj, explicit`
+
+// Sessions implements ledger.Ledger. Those of other daemons are not among them.
 func (r *Reader) Sessions(ctx context.Context) ([]task.Session, error) {
-	rows, err := r.query(ctx, `SELECT id, created_ms, ttl_ms, max_turns, turns, pool_id, replica_id, budget_tokens, budget_time_ms, budget_cost, budget_mj,
-		spent_tokens, spent_time_ms, spent_cost, spent_mj, explicit FROM session ORDER BY created_ms, id`)
+	return sessions(r.query(ctx, `SELECT `+sessionColumns+` FROM session WHERE $1::text IS NULL OR host IS NULL OR host = $1 ORDER BY created_ms, id`, orNull(r.o.Owner)))
+}
+
+func sessions(rows pgx.Rows, err error) ([]task.Session, error) {
 	var found []task.Session
 	if err == nil {
 		found, err = pgx.AppendRows(found, rows, func(row pgx.CollectableRow) (s task.Session, err error) {

@@ -45,7 +45,7 @@ func TestAFileOfTheVersionBefore(t *testing.T) {
 	require.Equal(t, TooOld, faultOf(t, err).Fault)
 
 	l := open(t, Options{Path: path, Bundles: &bundle.Keep{Transcripts: true}})
-	claim, err := l.Claim(t.Context(), "me")
+	claim, err := l.Claim(t.Context(), task.Host{ID: "me"})
 	require.NoError(t, err)
 	require.Equal(t, []string{id(11), id(7), id(9), id(4), id(6), id(8), id(10), id(12)}, ids(claim.Tasks))
 	require.Equal(t, task.Record{

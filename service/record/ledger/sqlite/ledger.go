@@ -184,17 +184,17 @@ func (l *Ledger) Close() error {
 }
 
 // Claim implements ledger.Ledger. The lock on the file is the lease: whoever has the ledger open holds all that is live.
-func (l *Ledger) Claim(ctx context.Context, owner string) (ledger.Claim, error) {
-	c := ledger.Claim{Owner: owner}
+func (l *Ledger) Claim(ctx context.Context, by task.Host) (ledger.Claim, error) {
+	c := ledger.Claim{Owner: by.ID}
 	var unreadable error // a damaged task; it does not keep the claim from being made
 	err := l.submit(ctx, &op{
-		kind: opClaim, id: owner,
+		kind: opClaim, id: by.ID,
 		run: func(w *writer) (err error) {
 			if c.Fence = w.fence; c.Fence > 0 {
 				return nil
 			}
 			c.Tasks, unreadable = w.live()
-			c.Fence, err = w.claim(owner, l.o.Now())
+			c.Fence, err = w.claim(by.ID, l.o.Now())
 			return err
 		},
 		then: func() { l.w.fence = c.Fence },

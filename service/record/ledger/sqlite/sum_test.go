@@ -109,7 +109,7 @@ func TestADamagedTaskDoesNotKeepTheOthersFromBeingTakenUp(t *testing.T) {
 	accept(t, l, 1, 2, 3)
 	behind(t, l, "UPDATE request SET task = json_set(task, '$.request.prompt', 'Say nothing.') WHERE seq = 2")
 	l = reopen(t, l)
-	claim, err := l.Claim(t.Context(), "me")
+	claim, err := l.Claim(t.Context(), task.Host{ID: "me"})
 	require.NoError(t, err)
 	require.Equal(t, []string{id(1), id(2), id(3)}, ids(claim.Tasks))
 	require.Nil(t, claim.Tasks[0].Err)
