@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"go/ast"
 	"go/importer"
@@ -116,7 +117,7 @@ func list(ctx context.Context, o Options, args ...string) (found []listed, err e
 	for d := json.NewDecoder(bytes.NewReader(out)); ; {
 		var l listed
 		switch err := d.Decode(&l); {
-		case err == io.EOF: //nolint:errorlint // the decoder returns it as it is
+		case errors.Is(err, io.EOF):
 			return found, nil
 		case err != nil:
 			return nil, fmt.Errorf("reading go list: %w", err)

@@ -125,7 +125,7 @@ func Run(ctx context.Context, o Options) (results []Result, err error) {
 	}
 	for i := range subjects {
 		r, err := subjects[i].mutate(bounded, o, woven[i], chosen, why)
-		if err != nil && !(errors.Is(context.Cause(bounded), errTime) && ctx.Err() == nil) {
+		if err != nil && (!errors.Is(context.Cause(bounded), errTime) || ctx.Err() != nil) {
 			return results, err
 		}
 		results = append(results, r)

@@ -348,7 +348,7 @@ func (f *finder) instead(b *ast.BinaryExpr, op token.Token) {
 }
 
 func (f *finder) arithmetic(b *ast.BinaryExpr) {
-	helper, change := "", ""
+	var helper, change string
 	switch b.Op {
 	case token.ADD:
 		helper, change = "mutantNeg", "- for "

@@ -107,7 +107,7 @@ func TestGuestsAloneAreNoVictims(t *testing.T) {
 	require.Equal(t, 1, q.Depth())
 }
 
-// ORCH-3005, LO-104: the refusal leaves the time to come again to the caller.
+// ORCH-3005: the refusal leaves the time to come again to the caller.
 func TestAFullQueueTellsNoTime(t *testing.T) {
 	q := New[int](1, Reject)
 	_, err := q.Push(task.Batch, 1, time.Time{})
