@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/magefile/mage/mg"
+
 	"github.com/llama-orch/llama-orch/ci/command"
 	"github.com/llama-orch/llama-orch/harness/mutate"
 )
@@ -40,8 +42,11 @@ func Mutate(ctx context.Context, in *string, sample *int, within *time.Duration)
 	return run(ctx, o, mutate.Goal)
 }
 
+// Mutants has the target that `proof` uses.
+type Mutants mg.Namespace
+
 // Sample tries 200 mutants of the core, always the same (LO-854), as part of `proof`.
-func Sample(ctx context.Context) error {
+func (Mutants) Sample(ctx context.Context) error {
 	return run(ctx, mutate.Options{Packages: core, Sample: 200, Within: time.Hour}, mutate.Floor)
 }
 

@@ -37,7 +37,7 @@ func Proof(ctx context.Context) error {
 	}
 	t, err := gate.Run(step.KeepingEvents(command.Setting(ctx, "LLORCH_PROOF_DIR="+dir), filepath.Join(dir, "tests")))
 	if err == nil {
-		if bad := mutate.Sample(ctx); bad != nil {
+		if bad := (mutate.Mutants{}).Sample(ctx); bad != nil {
 			fmt.Println("\nmutants:", bad)
 			t.Fail("step mutants")
 		}

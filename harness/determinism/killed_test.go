@@ -27,18 +27,13 @@ func (r *run) read(ctx context.Context, d *life, told func(), killed <-chan stru
 	}
 	frames, err := d.Client.Follow(ctx, r.task, after, false)
 	if err != nil {
-		return fmt.Errorf("follow task %s: %w", r.task, err)
+		return unless(killed, fmt.Errorf("follow task %s: %w", r.task, err))
 	}
 	defer frames.Close()
 	for !r.Over() {
 		e, err := frames.Next()
 		if err != nil {
-			select {
-			case <-killed:
-				return nil
-			default:
-				return fmt.Errorf("the stream broke off: %w", err)
-			}
+			return unless(killed, fmt.Errorf("the stream broke off: %w", err))
 		}
 		if err := r.Take(e); err != nil {
 			return err
@@ -48,6 +43,16 @@ func (r *run) read(ctx context.Context, d *life, told func(), killed <-chan stru
 		}
 	}
 	return nil
+}
+
+// unless is err, but for a daemon that was killed: its readers break off, also those that had not connected yet.
+func unless(killed <-chan struct{}, err error) error {
+	select {
+	case <-killed:
+		return nil
+	default:
+		return err
+	}
 }
 
 // All cases stand in one line, and the daemon is killed again and again in one data folder while two of them run and the others wait. Each client reads
