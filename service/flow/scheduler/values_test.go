@@ -69,8 +69,8 @@ func TestBackoffIsTheTimeOfWhatIsBeyondHalfOfTheQueue(t *testing.T) {
 		r.read("w") // 100 ms a task
 		r.must("running")
 		synctest.Wait()
-		for i, backoff := range []time.Duration{0, 0, 100, 200} {
-			require.Equal(t, backoff*time.Millisecond, r.must(string(rune('a'+i))).Backoff)
+		for i, backoff := range []time.Duration{0, 0, 100 * time.Millisecond, 200 * time.Millisecond} {
+			require.Equal(t, backoff, r.must(string(rune('a'+i))).Backoff)
 		}
 	})
 }
