@@ -23,6 +23,8 @@ import (
 	// mage:import
 	_ "github.com/llama-orch/llama-orch/ci/release"
 	// mage:import
+	_ "github.com/llama-orch/llama-orch/ci/soak"
+	// mage:import
 	_ "github.com/llama-orch/llama-orch/ci/todo"
 	// mage:import
 	_ "github.com/llama-orch/llama-orch/ci/up"

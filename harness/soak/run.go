@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package soak
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"mime/multipart"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/llama-orch/llama-orch/harness/daemon"
+	"github.com/llama-orch/llama-orch/harness/fakeengine"
+	"github.com/llama-orch/llama-orch/harness/process"
+)
+
+// Options say how to soak.
+type Options struct {
+	Root    string // of the repository
+	Results string // folder for the plot and the samples
+	For     time.Duration
+	Rate    float64 // acts a second
+	Out     io.Writer
+}
+
+// PerHour is what a machine that has nothing else to do is given in an hour.
+const PerHour = 100_000
+
+// The load's shape.
+const (
+	visitors   = 32
+	engineOf   = 8                // slots of the stand-in
+	faultEvery = 10 * time.Second // from one kill, reload or cut to the next
+	samples    = 300              // at most, in a run
+	answerIn   = time.Minute      // an act that takes longer is stuck
+)
+
+// The pools of the built-in worker: one that nobody touches, one whose workers are killed, and one that each reload replaces.
+const (
+	calm    = "calm"
+	killed  = "killed"
+	changed = "changed"
+)
+
+// soak is a run.
+type soak struct {
+	o       Options
+	lab     *daemon.Lab
+	dir     string
+	config  string
+	daemon  *daemon.Daemon
+	engine  *httptest.Server
+	crowd   *crowd
+	reloads int
+	kills   int
+	cuts    int
+}
+
+// Run soaks a daemon, prints what it saw, and draws it. The error names what grows.
+func Run(ctx context.Context, o Options) (err error) {
+	dir, err := os.MkdirTemp("", "llama-orch-soak-")
+	if err != nil {
+		return fmt.Errorf("make the run's folder: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	l, err := daemon.NewLab(ctx, dir, o.Root)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	s := &soak{o: o, lab: l, dir: filepath.Join(l.Dir, "daemon")}
+	engine := fakeengine.New(fakeengine.Options{Slots: engineOf})
+	engine.SetScript(fakeengine.Script{Match: slowly, IntervalMS: atATime})
+	s.engine = httptest.NewServer(engine)
+	defer s.engine.Close()
+	defer s.engine.CloseClientConnections()
+	if err := s.start(ctx); err != nil {
+		return err
+	}
+	defer func() {
+		s.daemon.Kill()
+		for _, w := range l.Workers() {
+			w.Kill()
+		}
+	}()
+	seen, err := s.soak(ctx)
+	if err == nil {
+		err = s.end()
+	}
+	all := seriesOf(seen)
+	s.report(all)
+	return errors.Join(err, s.keep(all), judge(all))
+}
+
+// configure writes the configuration. What is kept is kept for half a minute, so that all of it has its most within the first tenth.
+func (s *soak) configure() error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "bind_addr: 127.0.0.1:0\ndata_dir: %q\nauth: {optional_on_loopback: true}\nledger: {retain_age: 30s}\nartifacts: {retain_age: 30s}\n"+
+		"sessions: {ttl: 30s}\nfronts: {keep: 20s}\npools:\n", filepath.Join(s.dir, "data"))
+	for _, p := range []string{calm, killed, changed} {
+		capacity := 64
+		if p == changed {
+			capacity += s.reloads % 2
+		}
+		fmt.Fprintf(&b, "  - {id: %s, model: {id: %s, ref: %q}, device: cpu, threads: 1, ctx: 256, queue: {capacity: %d}}\n", p, haiku, "file:"+s.lab.Model, capacity)
+	}
+	fmt.Fprintf(&b, "  - {id: %s, model: {id: %s, ref: stand-in}, slots: %d, provisioning: {mode: external, urls: [%q]}, queue: {capacity: 64}}\n", quick, quick, engineOf, s.engine.URL)
+	if err := os.WriteFile(s.config, []byte(b.String()), 0o600); err != nil {
+		return fmt.Errorf("write the daemon's configuration: %w", err)
+	}
+	return nil
+}
+
+func (s *soak) start(ctx context.Context) (err error) {
+	if err := os.MkdirAll(filepath.Join(s.dir, "tmp"), 0o700); err != nil {
+		return fmt.Errorf("make the daemon's folder: %w", err)
+	}
+	s.config = filepath.Join(s.dir, "config.yaml")
+	if err := s.configure(); err != nil {
+		return err
+	}
+	s.daemon, err = s.lab.Serve(ctx, daemon.Options{Config: s.config, Options: process.Options{
+		Args: []string{"--no-self-test"}, Env: s.lab.Env(s.dir, map[string]string{"TMPDIR": filepath.Join(s.dir, "tmp")}), Keep: 400,
+	}})
+	if err != nil {
+		return err
+	}
+	for _, p := range []string{calm, killed, changed, quick} {
+		if _, err := s.daemon.Idle(ctx, p); err != nil {
+			s.daemon.Kill()
+			return err
+		}
+	}
+	s.crowd = &crowd{
+		url: s.daemon.URL, native: s.daemon.Client, run: fmt.Sprintf("soak-%d", os.Getpid()), ends: map[string]map[string]int{},
+		http: &http.Client{Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: visitors}},
+	}
+	return nil
+}
+
+// soak runs clients and faults beside each other, and looks at the daemon meanwhile.
+func (s *soak) soak(ctx context.Context) (seen []sample, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.o.For)
+	defer cancel()
+	defer s.crowd.http.CloseIdleConnections()
+	data := filepath.Join(s.dir, "data")
+	ledger, err := openLedger(data)
+	if err != nil {
+		return nil, err
+	}
+	defer ledger.Close()
+	look := &sampler{daemon: s.daemon, data: data, calm: calm, ledger: ledger}
+
+	pace := rate.NewLimiter(rate.Limit(s.o.Rate), visitors)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	for i := range visitors {
+		v := &visitor{crowd: s.crowd, r: rand.New(rand.NewPCG(uint64(i), 0x736f616b)), me: i} //nolint:gosec // what clients do has no secret
+		running.Go(func() {
+			for pace.Wait(ctx) == nil {
+				a := v.next()
+				var end context.CancelFunc
+				v.ctx, end = context.WithTimeout(ctx, answerIn)
+				err := a.run(v)
+				end()
+				if ctx.Err() == nil { // else it may be the run's end that broke it off
+					s.crowd.note(a.name, err)
+				}
+			}
+		})
+	}
+	running.Go(func() { s.faults(ctx) })
+
+	every := max(s.o.For/samples, time.Second)
+	for pause(ctx, every) {
+		one, err := look.take(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return seen, nil
+		case s.daemon.Ended():
+			return seen, fmt.Errorf("the daemon has ended:\n%s", s.daemon.Tail(20))
+		case err != nil && errors.Is(err, os.ErrNotExist): // a process has ended meanwhile
+		case err != nil:
+			return seen, err
+		default:
+			seen = append(seen, one)
+		}
+	}
+	return seen, nil
+}
+
+// faults kills workers, has the configuration read again, and cuts the engine's connections, in turns.
+func (s *soak) faults(ctx context.Context) {
+	for n := 0; pause(ctx, faultEvery); n++ {
+		switch n % 3 {
+		case 0:
+			noted := daemon.Noted(filepath.Join(s.dir, "data"))
+			for _, w := range s.daemon.Workers() {
+				if strings.HasPrefix(noted[w.Pid], killed+"-") {
+					w.Kill()
+					s.kills++
+				}
+			}
+		case 1:
+			s.reloads++
+			if s.configure() == nil && s.daemon.Signal(syscall.SIGHUP) != nil {
+				return
+			}
+		case 2:
+			s.engine.CloseClientConnections()
+			s.cuts++
+		}
+	}
+}
+
+// end has the daemon end, and waits for its workers.
+func (s *soak) end() error {
+	code, err := s.daemon.Stop(syscall.SIGTERM)
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return fmt.Errorf("the daemon ended with exit code %d:\n%s", code, s.daemon.Tail(20))
+	}
+	return nil
+}
+
+// report prints what came out.
+func (s *soak) report(all []Series) {
+	out := s.o.Out
+	tasks := 0.0
+	if len(all) > 0 {
+		tasks = all[0].Tasks[len(all[0].Tasks)-1]
+	}
+	fmt.Fprintf(out, "\n%.0f tasks in %s; %d reloads, %d kills of workers, %d cuts of the engine's connections\n\n", tasks, s.o.For, s.reloads, s.kills, s.cuts)
+	fmt.Fprintln(out, "| act | ended |\n|---|---|")
+	s.crowd.mu.Lock()
+	defer s.crowd.mu.Unlock()
+	for _, a := range acts {
+		ends := s.crowd.ends[a.name]
+		var words []string
+		for _, how := range slices.SortedFunc(maps.Keys(ends), func(a, b string) int { return ends[b] - ends[a] }) {
+			words = append(words, fmt.Sprintf("%s %d", how, ends[how]))
+		}
+		fmt.Fprintf(out, "| %s | %s |\n", a.name, strings.Join(words, ", "))
+	}
+	fmt.Fprintf(out, "\nThe line that fits what follows the first tenth; slopes are for %d tasks, with three standard errors.\n\n", perTasks)
+	fmt.Fprintln(out, "| | unit | from | to | slope | error | a leak's | |\n|---|---|---:|---:|---:|---:|---:|---|")
+	for _, one := range all {
+		fmt.Fprintln(out, one)
+	}
+}
+
+// keep writes the plot, and the series as JSON.
+func (s *soak) keep(all []Series) error {
+	if err := os.MkdirAll(s.o.Results, 0o755); err != nil {
+		return fmt.Errorf("make the folder of results: %w", err)
+	}
+	name := filepath.Join(s.o.Results, "soak")
+	if err := os.WriteFile(name+".json", encode(all), 0o644); err != nil { //nolint:gosec // nothing in it is a secret
+		return fmt.Errorf("write the series: %w", err)
+	}
+	if err := Draw(name+".svg", all); err != nil {
+		return err
+	}
+	fmt.Fprintf(s.o.Out, "\n%s.svg shows it\n", name)
+	return nil
+}
+
+// judge is the error that names what grows, and what cannot be told.
+func judge(all []Series) error {
+	if len(all) == 0 {
+		return errors.New("nothing was seen")
+	}
+	words := map[Word][]string{}
+	for _, s := range all {
+		w := s.Judge().Word
+		words[w] = append(words[w], s.Name)
+	}
+	var bad []error
+	if grow := words[Grows]; len(grow) > 0 {
+		bad = append(bad, fmt.Errorf("these grow with the tasks: %s", strings.Join(grow, ", ")))
+	}
+	if unclear := words[Unclear]; len(unclear) > 0 {
+		bad = append(bad, fmt.Errorf("the run was too short to tell whether these grow: %s", strings.Join(unclear, ", ")))
+	}
+	return errors.Join(bad...)
+}
+
+// upload is a form that sends a file for a batch, and its type.
+func upload(name string) (form []byte, kind string) {
+	var b bytes.Buffer
+	to := multipart.NewWriter(&b)
+	file, err := to.CreateFormFile("file", name+".jsonl")
+	if err == nil {
+		_, err = fmt.Fprintf(file, `{"custom_id":%q,"method":"POST","url":"/v1/chat/completions","body":{"model":%q,"messages":[]}}`+"\n", name, quick)
+	}
+	if err = errors.Join(err, to.WriteField("purpose", "batch"), to.Close()); err != nil {
+		panic(err) // it is written to memory
+	}
+	return b.Bytes(), to.FormDataContentType()
+}
+
+func encode(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil { // texts and numbers always encode
+		panic(err)
+	}
+	return b
+}
+
+// pause waits, and returns false when ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
