@@ -12,9 +12,12 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/llama-orch/llama-orch/harness/client"
 )
@@ -68,11 +71,20 @@ type crowd struct {
 
 	mu   sync.Mutex
 	ends map[string]map[string]int // how acts ended, by act
+	odd  []string                  // of what should not have been: the first of each kind, in words
+}
+
+// well is how an act ends that got what it wanted.
+const well = "well"
+
+// usual is what may come of an act where workers die, connections break and pools are replaced: the client is told so, and when to come again.
+var usual = []string{
+	well, "ADMISSION_REJECT", "POOL_UNREADY", "POOL_UNAVAILABLE", "REPLICA_EXHAUSTED", "WORKER_RESET", "status 429", "status 502", "status 503",
 }
 
 // note counts how an act ended.
 func (c *crowd) note(what string, err error) {
-	how := "well"
+	how := well
 	var refused *client.RefusedError
 	var failed failedError
 	switch {
@@ -81,7 +93,7 @@ func (c *crowd) note(what string, err error) {
 	case errors.As(err, &failed):
 		how = string(failed)
 	case err != nil:
-		how = err.Error()
+		how = "broken"
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -89,9 +101,12 @@ func (c *crowd) note(what string, err error) {
 		c.ends[what] = map[string]int{}
 	}
 	c.ends[what][how]++
+	if c.ends[what][how] == 1 && !slices.Contains(usual, how) {
+		c.odd = append(c.odd, fmt.Sprintf("%s: %v", what, err))
+	}
 }
 
-// failedError is the code by which a stream ended.
+// failedError is how a stream ended, or a request of a front.
 type failedError string
 
 func (e failedError) Error() string { return string(e) }
@@ -251,7 +266,7 @@ func (v *visitor) erase() error {
 }
 
 func (v *visitor) session() error {
-	id := v.id()
+	id := uuid.NewString()
 	for range 2 {
 		if err := v.whole(haiku, v.ask(), map[string]any{"session_id": id}); err != nil {
 			return err
@@ -260,7 +275,7 @@ func (v *visitor) session() error {
 	return v.plain(http.MethodDelete, "/v1/sessions/"+id, nil)
 }
 
-func (v *visitor) leave() error { return v.whole(haiku, v.ask(), map[string]any{"session_id": v.id()}) }
+func (v *visitor) leave() error { return v.whole(haiku, v.ask(), map[string]any{"session_id": uuid.NewString()}) }
 
 func (v *visitor) artifact() error {
 	name := v.id()
@@ -314,7 +329,7 @@ func (v *visitor) send(method, path, kind string, body []byte, key string) (*htt
 	}
 	_, _ = io.Copy(io.Discard, res.Body)
 	_ = res.Body.Close()
-	return nil, failedError(fmt.Sprintf("%s %d", method, res.StatusCode))
+	return nil, failedError(fmt.Sprintf("status %d", res.StatusCode))
 }
 
 // plain sends a request whose answer does not matter, but for its status.

@@ -48,6 +48,7 @@ const (
 	faultEvery = 10 * time.Second // from one kill, reload or cut to the next
 	samples    = 300              // at most, in a run
 	answerIn   = time.Minute      // an act that takes longer is stuck
+	keeps      = 30 * time.Second // how long the daemon keeps what has ended
 )
 
 // The pools of the built-in worker: one that nobody touches, one whose workers are killed, and one that each reload replaces.
@@ -104,14 +105,14 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	all := seriesOf(seen)
 	s.report(all)
-	return errors.Join(err, s.keep(all), judge(all))
+	return errors.Join(err, s.keep(all), s.crowd.judge(), judge(all))
 }
 
 // configure writes the configuration. What is kept is kept for half a minute, so that all of it has its most within the first tenth.
 func (s *soak) configure() error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "bind_addr: 127.0.0.1:0\ndata_dir: %q\nauth: {optional_on_loopback: true}\nledger: {retain_age: 30s}\nartifacts: {retain_age: 30s}\n"+
-		"sessions: {ttl: 30s}\nfronts: {keep: 20s}\npools:\n", filepath.Join(s.dir, "data"))
+	fmt.Fprintf(&b, "bind_addr: 127.0.0.1:0\ndata_dir: %[1]q\nauth: {optional_on_loopback: true}\nledger: {retain_age: %[2]s}\nartifacts: {retain_age: %[2]s}\n"+
+		"sessions: {ttl: %[2]s}\nfronts: {keep: %[2]s}\npools:\n", filepath.Join(s.dir, "data"), keeps)
 	for _, p := range []string{calm, killed, changed} {
 		capacity := 64
 		if p == changed {
@@ -280,6 +281,16 @@ func (s *soak) keep(all []Series) error {
 		return err
 	}
 	fmt.Fprintf(s.o.Out, "\n%s.svg shows it\n", name)
+	return nil
+}
+
+// judge is the error that says which acts ended as none should.
+func (c *crowd) judge() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.odd) > 0 {
+		return fmt.Errorf("these should not have been:\n%s", strings.Join(c.odd, "\n"))
+	}
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
@@ -95,11 +96,11 @@ func (s *sampler) take(ctx context.Context) (out sample, err error) {
 		return out, err
 	}
 	out.add("workers", "processes", oneInAThousand, float64(len(s.daemon.Workers())))
-	files, err := count(s.data)
+	files, err := count(s.data, time.Now())
 	if err != nil {
 		return out, err
 	}
-	out.add("files in the data folder", "files", oneInAThousand, float64(files))
+	out.add("files in the data folder, artifacts where overdue", "files", oneInAThousand, float64(files))
 	return out, s.rows(ctx, &out)
 }
 
@@ -127,6 +128,17 @@ func (s *sample) process(of string, pids []int) error {
 	return nil
 }
 
+// overdue is an age at which nothing is kept any more: the time for which things are kept, and twice that of the sweep which removes them.
+const overdue = keeps + 2*time.Minute
+
+// ofTasks are the tables that hold what is kept for a time. Of them only that counts which should be gone, or which has no end yet: the rest comes and goes with each
+// sweep, by more than a leak would add.
+var ofTasks = map[string]string{
+	"task":       `finished_ms IS NULL OR finished_ms < ?`,
+	"request":    `seq NOT IN (SELECT seq FROM task WHERE finished_ms >= ?)`,
+	"transcript": `seq NOT IN (SELECT seq FROM task WHERE finished_ms >= ?)`,
+}
+
 // rows adds how many rows each table of the ledger has.
 func (s *sampler) rows(ctx context.Context, to *sample) error {
 	tables, err := s.tables(ctx)
@@ -134,11 +146,16 @@ func (s *sampler) rows(ctx context.Context, to *sample) error {
 		return err
 	}
 	for _, table := range tables {
+		query, args := fmt.Sprintf(`SELECT count(*) FROM %q`, table), []any(nil)
+		name := "rows of " + table
+		if which, kept := ofTasks[table]; kept {
+			query, args, name = query+" WHERE "+which, []any{time.Now().Add(-overdue).UnixMilli()}, name+", overdue or of tasks under way"
+		}
 		var n float64
-		if err := s.ledger.QueryRowContext(ctx, fmt.Sprintf(`SELECT count(*) FROM %q`, table)).Scan(&n); err != nil {
+		if err := s.ledger.QueryRowContext(ctx, query, args...).Scan(&n); err != nil {
 			return fmt.Errorf("count the rows of %s: %w", table, err)
 		}
-		to.add("rows of "+table, "rows", oneInAThousand, n)
+		to.add(name, "rows", oneInAThousand, n)
 	}
 	return nil
 }
@@ -174,16 +191,24 @@ func sum(family *dto.MetricFamily) (total float64) {
 	return total
 }
 
-// count counts the files below a folder. Some go while it looks.
-func count(dir string) (n int, err error) {
-	err = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
+// count counts the files below a folder, except the artifacts that may still be kept. Some files go while it looks.
+func count(dir string, now time.Time) (n int, err error) {
+	artifacts := filepath.Join(dir, "artifacts", "sha256") + "/"
+	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if errors.Is(err, os.ErrNotExist) {
 			return nil
 		}
-		if err == nil && !entry.IsDir() {
-			n++
+		if err != nil || entry.IsDir() {
+			return err
 		}
-		return err
+		if strings.HasPrefix(path, artifacts) {
+			about, err := entry.Info()
+			if err != nil || now.Sub(about.ModTime()) < overdue {
+				return nil //nolint:nilerr // it has just gone
+			}
+		}
+		n++
+		return nil
 	})
 	if err != nil {
 		return 0, fmt.Errorf("count the files of the data folder: %w", err)
