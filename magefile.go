@@ -15,6 +15,8 @@ import (
 	// mage:import
 	"github.com/llama-orch/llama-orch/ci/generate"
 	// mage:import
+	_ "github.com/llama-orch/llama-orch/ci/gpu"
+	// mage:import
 	_ "github.com/llama-orch/llama-orch/ci/measure"
 	// mage:import
 	_ "github.com/llama-orch/llama-orch/ci/mutate"
