@@ -9,6 +9,8 @@ import (
 	// mage:import
 	"github.com/llama-orch/llama-orch/ci/build"
 	// mage:import
+	_ "github.com/llama-orch/llama-orch/ci/cleanroom"
+	// mage:import
 	_ "github.com/llama-orch/llama-orch/ci/engine"
 	// mage:import
 	"github.com/llama-orch/llama-orch/ci/gate"
