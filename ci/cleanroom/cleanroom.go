@@ -30,7 +30,7 @@ var newcomer []byte
 // Cleanroom makes a small Debian in a folder, installs there what the README names and nothing else, and does as a user who is not root what the README says: clones
 // the committed tree, runs `go tool mage up` to its haiku, and stops it with Ctrl-C (LO-886). With -test it then runs `go tool mage test` to its end, which takes an hour or two. It needs root and
 // Debian, and the network as this machine has it. -keep leaves the folder.
-func Cleanroom(ctx context.Context, test, keep *bool) error {
+func Cleanroom(ctx context.Context, test, keep *bool) (err error) {
 	packages, err := prerequisites("README.md")
 	if err != nil {
 		return err

@@ -39,7 +39,7 @@ if [ $code != 0 ]; then
 fi
 for process in /proc/[0-9]*; do
 	case $(readlink "$process/exe" || true) in
-	*/orchestratord)
+	"$PWD"/*)
 		echo "a process is left behind: $(tr '\0' ' ' <"$process/cmdline")"
 		exit 1
 		;;
