@@ -44,7 +44,7 @@ type Verdict struct {
 const (
 	warmUp = 0.1 // the share of the run that is left out: caches fill, and what is kept for a time is not yet forgotten
 	sure   = 3   // standard errors between what is seen and what is ruled out
-	fewest = 20  // samples that a fit needs
+	fewest = 12  // samples that a fit needs
 )
 
 // Judge fits a line to what follows the first tenth of the tasks, by least squares. Half of what a leak would show divides flat from growing: with the error

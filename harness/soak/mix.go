@@ -69,6 +69,8 @@ type crowd struct {
 	http   *http.Client
 	run    string // goes into names, so that they are this run's
 
+	open sync.RWMutex // held by each act to read; who holds it to write has no client at work
+
 	mu   sync.Mutex
 	ends map[string]map[string]int // how acts ended, by act
 	odd  []string                  // of what should not have been: the first of each kind, in words
@@ -248,7 +250,8 @@ func (v *visitor) unread() error {
 
 func (v *visitor) deadline() error {
 	err := v.whole(quick, slowly, map[string]any{"deadline_ms": 1 + v.r.IntN(300)})
-	if errors.Is(err, failedError("DEADLINE_UNMET")) {
+	var refused *client.RefusedError
+	if errors.Is(err, failedError("DEADLINE_UNMET")) || errors.As(err, &refused) && refused.Code == "DEADLINE_UNMET" {
 		return nil
 	}
 	return err
@@ -275,7 +278,9 @@ func (v *visitor) session() error {
 	return v.plain(http.MethodDelete, "/v1/sessions/"+id, nil)
 }
 
-func (v *visitor) leave() error { return v.whole(haiku, v.ask(), map[string]any{"session_id": uuid.NewString()}) }
+func (v *visitor) leave() error {
+	return v.whole(haiku, v.ask(), map[string]any{"session_id": uuid.NewString()})
+}
 
 func (v *visitor) artifact() error {
 	name := v.id()

@@ -43,12 +43,13 @@ const PerHour = 100_000
 
 // The load's shape.
 const (
-	visitors   = 32
-	engineOf   = 8                // slots of the stand-in
-	faultEvery = 10 * time.Second // from one kill, reload or cut to the next
-	samples    = 300              // at most, in a run
-	answerIn   = time.Minute      // an act that takes longer is stuck
-	keeps      = 30 * time.Second // how long the daemon keeps what has ended
+	visitors = 32
+	engineOf = 8                // slots of the stand-in
+	samples  = 40               // that a run should have, at the least
+	looks    = 5                // of a sample
+	calmFor  = 1 * time.Second  // what they take together
+	answerIn = time.Minute      // an act that takes longer is stuck
+	keeps    = 30 * time.Second // how long the daemon keeps what has ended
 )
 
 // The pools of the built-in worker: one that nobody touches, one whose workers are killed, and one that each reload replaces.
@@ -57,6 +58,9 @@ const (
 	killed  = "killed"
 	changed = "changed"
 )
+
+// pools are all of them. The last is the stand-in's.
+var pools = []string{calm, killed, changed, quick}
 
 // soak is a run.
 type soak struct {
@@ -113,7 +117,7 @@ func (s *soak) configure() error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "bind_addr: 127.0.0.1:0\ndata_dir: %[1]q\nauth: {optional_on_loopback: true}\nledger: {retain_age: %[2]s}\nartifacts: {retain_age: %[2]s}\n"+
 		"sessions: {ttl: %[2]s}\nfronts: {keep: %[2]s}\npools:\n", filepath.Join(s.dir, "data"), keeps)
-	for _, p := range []string{calm, killed, changed} {
+	for _, p := range pools[:3] {
 		capacity := 64
 		if p == changed {
 			capacity += s.reloads % 2
@@ -141,7 +145,7 @@ func (s *soak) start(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	for _, p := range []string{calm, killed, changed, quick} {
+	for _, p := range pools {
 		if _, err := s.daemon.Idle(ctx, p); err != nil {
 			s.daemon.Kill()
 			return err
@@ -173,60 +177,98 @@ func (s *soak) soak(ctx context.Context) (seen []sample, err error) {
 	defer cancel()
 	for i := range visitors {
 		v := &visitor{crowd: s.crowd, r: rand.New(rand.NewPCG(uint64(i), 0x736f616b)), me: i} //nolint:gosec // what clients do has no secret
-		running.Go(func() {
-			for pace.Wait(ctx) == nil {
-				a := v.next()
-				var end context.CancelFunc
-				v.ctx, end = context.WithTimeout(ctx, answerIn)
-				err := a.run(v)
-				end()
-				if ctx.Err() == nil { // else it may be the run's end that broke it off
-					s.crowd.note(a.name, err)
-				}
-			}
-		})
+		running.Go(func() { v.visit(ctx, pace) })
 	}
-	running.Go(func() { s.faults(ctx) })
-
-	every := max(s.o.For/samples, time.Second)
-	for pause(ctx, every) {
-		one, err := look.take(ctx)
+	for n := 0; pause(ctx, s.cycle()-calmFor); n++ {
+		one, err := s.look(ctx, look)
 		switch {
-		case ctx.Err() != nil:
-			return seen, nil
 		case s.daemon.Ended():
 			return seen, fmt.Errorf("the daemon has ended:\n%s", s.daemon.Tail(20))
-		case err != nil && errors.Is(err, os.ErrNotExist): // a process has ended meanwhile
+		case ctx.Err() != nil:
+			return seen, nil
 		case err != nil:
 			return seen, err
-		default:
-			seen = append(seen, one)
+		}
+		seen = append(seen, one)
+		if pause(ctx, calmFor) { // the clients have come back
+			s.fault(n)
 		}
 	}
 	return seen, nil
 }
 
-// faults kills workers, has the configuration read again, and cuts the engine's connections, in turns.
-func (s *soak) faults(ctx context.Context) {
-	for n := 0; pause(ctx, faultEvery); n++ {
-		switch n % 3 {
-		case 0:
-			noted := daemon.Noted(filepath.Join(s.dir, "data"))
-			for _, w := range s.daemon.Workers() {
-				if strings.HasPrefix(noted[w.Pid], killed+"-") {
-					w.Kill()
-					s.kills++
-				}
-			}
-		case 1:
-			s.reloads++
-			if s.configure() == nil && s.daemon.Signal(syscall.SIGHUP) != nil {
-				return
-			}
-		case 2:
-			s.engine.CloseClientConnections()
-			s.cuts++
+// cycle is the time from one sample to the next.
+func (s *soak) cycle() time.Duration { return min(max(s.o.For/samples, 5*time.Second), 20*time.Second) }
+
+// visit has a client do one thing after the other, at the pace of all.
+func (v *visitor) visit(ctx context.Context, pace *rate.Limiter) {
+	for pace.Wait(ctx) == nil {
+		v.open.RLock()
+		a := v.next()
+		var end context.CancelFunc
+		v.ctx, end = context.WithTimeout(ctx, answerIn)
+		err := a.run(v)
+		end()
+		v.open.RUnlock()
+		if ctx.Err() == nil { // else it may be the run's end that broke it off
+			v.note(a.name, err)
 		}
+	}
+}
+
+// look has the clients wait, and takes a sample once all that they had begun has ended and all workers are there. So what is counted is what stays, and not what just
+// happens to be under way. Connections and goroutines take a moment to end: of several looks, the least counts.
+func (s *soak) look(ctx context.Context, at *sampler) (least sample, err error) {
+	s.crowd.open.Lock()
+	defer s.crowd.open.Unlock()
+	// A worker that is killed often is tried again ever later. An operator has it tried now.
+	if _, err := s.daemon.Client.Post(ctx, "/v1/pools/"+killed+"/resume", nil, http.StatusOK); err != nil {
+		return least, fmt.Errorf("resume the pool whose workers are killed: %w", err)
+	}
+	for _, p := range pools {
+		if _, err := s.daemon.Idle(ctx, p); err != nil {
+			return least, fmt.Errorf("the clients wait, and the pool is not idle: %w", err)
+		}
+	}
+	for n := range looks {
+		s.crowd.http.CloseIdleConnections()
+		s.crowd.native.Close()
+		if !pause(ctx, calmFor/looks) {
+			return least, context.Cause(ctx)
+		}
+		one, err := at.take(ctx)
+		if err != nil {
+			return least, err
+		}
+		if n == 0 {
+			least = one
+		}
+		for i := range least.figures {
+			least.figures[i].value = min(least.figures[i].value, one.figures[i].value)
+		}
+	}
+	return least, nil
+}
+
+// fault kills a worker, has the configuration read again, or cuts the engine's connections, in turns.
+func (s *soak) fault(n int) {
+	switch n % 3 {
+	case 0:
+		noted := daemon.Noted(filepath.Join(s.dir, "data"))
+		for _, w := range s.daemon.Workers() {
+			if strings.HasPrefix(noted[w.Pid], killed+"-") {
+				w.Kill()
+				s.kills++
+			}
+		}
+	case 1:
+		s.reloads++
+		if s.configure() == nil {
+			_ = s.daemon.Signal(syscall.SIGHUP) // one that has ended is noticed
+		}
+	case 2:
+		s.engine.CloseClientConnections()
+		s.cuts++
 	}
 }
 
@@ -347,4 +389,3 @@ func pause(ctx context.Context, d time.Duration) bool {
 		return false
 	}
 }
-

@@ -33,6 +33,13 @@ const (
 	anEntry        = 256 // bytes
 )
 
+// What moves by itself more than that. The memory of a process comes and goes in large pieces, and what is not in the daemon's heap is SQLite's and the kernel's; the
+// series of the metrics are hundreds, some of which begin with the first rare event.
+const (
+	aRecord      = 1024 // bytes: the record of each task
+	oneInHundred = 0.01
+)
+
 // sample is what was seen at one moment.
 type sample struct {
 	tasks   float64 // that had ended
@@ -81,7 +88,7 @@ func (s *sampler) take(ctx context.Context) (out sample, err error) {
 	// The collector's goal follows what it found alive, and moves far less than what is allocated meanwhile. It is about twice that.
 	out.add("heap of the daemon, goal", "bytes", 2*anEntry, sum(metrics["go_memstats_next_gc_bytes"]))
 	out.add("ledger", "bytes", anEntry, sum(metrics["llorch_ledger_bytes"]))
-	out.add("series of the metrics", "series", oneInAThousand, float64(bytes.Count(text, []byte("\n"))))
+	out.add("series of the metrics", "series", oneInHundred, float64(bytes.Count(text, []byte("\n"))))
 	if err := out.process("the daemon", []int{s.daemon.Pid()}); err != nil {
 		return out, err
 	}
@@ -122,7 +129,7 @@ func (s *sample) process(of string, pids []int) error {
 		}
 		rss, threads, fds = rss+float64(stat.ResidentMemory()), threads+float64(stat.NumThreads), fds+float64(open)
 	}
-	s.add("memory of "+of, "bytes", anEntry, rss)
+	s.add("memory of "+of, "bytes", aRecord, rss)
 	s.add("threads of "+of, "threads", oneInAThousand, threads)
 	s.add("descriptors of "+of, "descriptors", oneInAThousand, fds)
 	return nil
@@ -131,12 +138,13 @@ func (s *sample) process(of string, pids []int) error {
 // overdue is an age at which nothing is kept any more: the time for which things are kept, and twice that of the sweep which removes them.
 const overdue = keeps + 2*time.Minute
 
-// ofTasks are the tables that hold what is kept for a time. Of them only that counts which should be gone, or which has no end yet: the rest comes and goes with each
+// kept are the tables that hold what is kept for a time. Of them only that counts which should be gone, or which has no end yet: the rest comes and goes with each
 // sweep, by more than a leak would add.
-var ofTasks = map[string]string{
+var kept = map[string]string{
 	"task":       `finished_ms IS NULL OR finished_ms < ?`,
 	"request":    `seq NOT IN (SELECT seq FROM task WHERE finished_ms >= ?)`,
 	"transcript": `seq NOT IN (SELECT seq FROM task WHERE finished_ms >= ?)`,
+	"session":    `created_ms + ttl_ms < ?`,
 }
 
 // rows adds how many rows each table of the ledger has.
@@ -148,8 +156,8 @@ func (s *sampler) rows(ctx context.Context, to *sample) error {
 	for _, table := range tables {
 		query, args := fmt.Sprintf(`SELECT count(*) FROM %q`, table), []any(nil)
 		name := "rows of " + table
-		if which, kept := ofTasks[table]; kept {
-			query, args, name = query+" WHERE "+which, []any{time.Now().Add(-overdue).UnixMilli()}, name+", overdue or of tasks under way"
+		if which, is := kept[table]; is {
+			query, args, name = query+" WHERE "+which, []any{time.Now().Add(-overdue).UnixMilli()}, name+", overdue or under way"
 		}
 		var n float64
 		if err := s.ledger.QueryRowContext(ctx, query, args...).Scan(&n); err != nil {
