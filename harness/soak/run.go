@@ -222,8 +222,8 @@ func (s *soak) look(ctx context.Context, at *sampler) (least sample, err error) 
 	s.crowd.open.Lock()
 	defer s.crowd.open.Unlock()
 	// A worker that is killed often is tried again ever later. An operator has it tried now.
-	if _, err := s.daemon.Client.Post(ctx, "/v1/pools/"+killed+"/resume", nil, http.StatusOK); err != nil {
-		return least, fmt.Errorf("resume the pool whose workers are killed: %w", err)
+	if _, err := s.daemon.Client.Post(ctx, "/v1/pools/"+killed+"/load", nil, http.StatusAccepted); err != nil {
+		return least, fmt.Errorf("have the pool tried again whose workers are killed: %w", err)
 	}
 	for _, p := range pools {
 		if _, err := s.daemon.Idle(ctx, p); err != nil {
