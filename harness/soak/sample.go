@@ -33,8 +33,8 @@ const (
 	anEntry        = 256 // bytes
 )
 
-// What moves by itself more than that. The memory of a process comes and goes in large pieces, and what is not in the daemon's heap is SQLite's and the kernel's; the
-// series of the metrics are hundreds, some of which begin with the first rare event.
+// What moves by itself more than that. The memory of a process comes and goes in large pieces, and what is not in the daemon's heap is SQLite's and the kernel's. The
+// ledger's file grows and shrinks with each sweep; what its tables hold is counted besides. The series of the metrics are hundreds, some of which begin with the first rare event.
 const (
 	aRecord      = 1024 // bytes: the record of each task
 	oneInHundred = 0.01
@@ -87,7 +87,7 @@ func (s *sampler) take(ctx context.Context) (out sample, err error) {
 	out.add("goroutines of the daemon", "goroutines", oneInAThousand, sum(metrics["go_goroutines"]))
 	// The collector's goal follows what it found alive, and moves far less than what is allocated meanwhile. It is about twice that.
 	out.add("heap of the daemon, goal", "bytes", 2*anEntry, sum(metrics["go_memstats_next_gc_bytes"]))
-	out.add("ledger", "bytes", anEntry, sum(metrics["llorch_ledger_bytes"]))
+	out.add("ledger", "bytes", aRecord, sum(metrics["llorch_ledger_bytes"]))
 	out.add("series of the metrics", "series", oneInHundred, float64(bytes.Count(text, []byte("\n"))))
 	if err := out.process("the daemon", []int{s.daemon.Pid()}); err != nil {
 		return out, err
