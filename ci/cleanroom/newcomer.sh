@@ -7,8 +7,9 @@ part() { echo "== $1 (${SECONDS} s)"; }
 cd
 
 part "git clone"
-git clone -q /room/tree.bundle llama-orch
+git clone -q -c advice.detachedHead=false /room/tree.bundle llama-orch # a bundle of a commit has no branch
 cd llama-orch
+git switch -q -c main
 
 part "go tool mage up"
 if [ "$addr" != 127.0.0.1:8080 ]; then export LLORCH_BIND_ADDR=$addr; fi

@@ -5,6 +5,7 @@ package determinism
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"syscall"
 	"testing"
@@ -50,14 +51,14 @@ func corpusOf(t *testing.T, d *life, poolID string) (all []testCase) {
 	low, high := 1, 4*contextSize // the first fits, the last does not
 	for low+1 < high {
 		middle := (low + high) / 2
-		switch _, err := d.ask(t.Context(), fits(middle), poolID); {
-		case err == nil:
+		_, err := d.ask(t.Context(), fits(middle), poolID)
+		if err == nil {
 			low = middle
-		default:
-			var refused *client.RefusedError
-			require.True(t, errors.As(err, &refused) && refused.Code == "INVALID_PARAMS", "%v", err)
-			high = middle
+			continue
 		}
+		var refused *client.RefusedError
+		require.True(t, errors.As(err, &refused) && refused.Code == "INVALID_PARAMS", "%v", err)
+		high = middle
 	}
 	for words := low - longest + 1; words <= low; words++ {
 		all = append(all, fits(words))
@@ -86,9 +87,7 @@ func stopsOf(t *testing.T, d *life, poolID string) (all []testCase) {
 			stop := first[len(first)-size:] + strings.Join(answer.Tokens[at+1:at+over-1], "") + last[:head]
 			params := map[string]any{"stop": []string{"no such thing", stop}}
 			if seed > 1 {
-				for name, value := range wild {
-					params[name] = value
-				}
+				maps.Copy(params, wild)
 			}
 			c := free.with(map[string]any{"params": params})
 			c.Name = fmt.Sprintf("stop-%d-over-%d", seed, over)

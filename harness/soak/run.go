@@ -176,7 +176,7 @@ func (s *soak) soak(ctx context.Context) (seen []sample, err error) {
 	defer running.Wait()
 	defer cancel()
 	for i := range visitors {
-		v := &visitor{crowd: s.crowd, r: rand.New(rand.NewPCG(uint64(i), 0x736f616b)), me: i} //nolint:gosec // what clients do has no secret
+		v := &visitor{crowd: s.crowd, r: rand.New(rand.NewPCG(uint64(i), 0x736f616b)), me: i}
 		running.Go(func() { v.visit(ctx, pace) })
 	}
 	for n := 0; pause(ctx, s.cycle()-calmFor); n++ {
@@ -203,17 +203,22 @@ func (s *soak) cycle() time.Duration { return min(max(s.o.For/samples, 5*time.Se
 // visit has a client do one thing after the other, at the pace of all.
 func (v *visitor) visit(ctx context.Context, pace *rate.Limiter) {
 	for pace.Wait(ctx) == nil {
-		v.open.RLock()
 		a := v.next()
-		var end context.CancelFunc
-		v.ctx, end = context.WithTimeout(ctx, answerIn)
-		err := a.run(v)
-		end()
-		v.open.RUnlock()
+		err := v.do(ctx, a)
 		if ctx.Err() == nil { // else it may be the run's end that broke it off
 			v.note(a.name, err)
 		}
 	}
+}
+
+// do does one thing, unless all clients are to wait: then it waits.
+func (v *visitor) do(ctx context.Context, a act) error {
+	v.open.RLock()
+	defer v.open.RUnlock()
+	ctx, end := context.WithTimeout(ctx, answerIn)
+	defer end()
+	v.ctx = ctx
+	return a.run(v)
 }
 
 // look has the clients wait, and takes a sample once all that they had begun has ended and all workers are there. So what is counted is what stays, and not what just
@@ -316,7 +321,7 @@ func (s *soak) keep(all []Series) error {
 		return fmt.Errorf("make the folder of results: %w", err)
 	}
 	name := filepath.Join(s.o.Results, "soak")
-	if err := os.WriteFile(name+".json", encode(all), 0o644); err != nil { //nolint:gosec // nothing in it is a secret
+	if err := os.WriteFile(name+".json", encode(all), 0o644); err != nil {
 		return fmt.Errorf("write the series: %w", err)
 	}
 	if err := Draw(name+".svg", all); err != nil {
