@@ -8,11 +8,14 @@ import (
 	"go/token"
 	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -58,6 +61,9 @@ func TestEveryGoroutineContainsItsPanics(t *testing.T) {
 		}
 		n, bare := goroutines(files)
 		started += n
+		if n > 0 {
+			assert.True(t, looksForLeaks(t, folder), "%s starts goroutines, and its tests look for none that is left: call goleak.VerifyTestMain in a TestMain", folder)
+		}
 		for _, b := range bare {
 			place := filepath.ToSlash(folder)
 			known := false
@@ -73,6 +79,18 @@ func TestEveryGoroutineContainsItsPanics(t *testing.T) {
 	}
 	require.Greater(t, started, 50, "the search is broken: the daemon starts more goroutines than that")
 	require.ElementsMatch(t, slices.Collect(maps.Keys(uncontained)), slices.Collect(maps.Keys(excused)), "an excuse that nobody needs any more")
+}
+
+// looksForLeaks reports whether the tests of a folder fail where a goroutine is left at their end.
+func looksForLeaks(t *testing.T, folder string) bool {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(folder, "*_test.go"))
+	require.NoError(t, err)
+	return slices.ContainsFunc(files, func(file string) bool {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		return regexp.MustCompile(`goleak\.(VerifyTestMain\(m|Find\()|(nvmlstub|dialect)\.(Main|Run)\(m`).Match(text)
+	})
 }
 
 // The search tells what is contained from what is not.

@@ -25,8 +25,11 @@ func Requirements() (*trace.Trace, error) {
 	return trace.Read(trace.Options{Root: ".", Tags: traceTags})
 }
 
-// Write regenerates the catalogue of tests and the stage table, and says which requirements are not done any more.
+// Write gives new refinements their IDs, regenerates the catalogue of tests and the stage table, and says which requirements are not done any more.
 func (Trace) Write(context.Context) error {
+	if err := trace.NumberSpecs("."); err != nil {
+		return err
+	}
 	t, err := Requirements()
 	if err != nil {
 		return err

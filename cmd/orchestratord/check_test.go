@@ -9,11 +9,14 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/llama-orch/llama-orch/harness/cert"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/control"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // LO-640: `check` warns of a certificate that ends, and takes it.
 func TestCheckWarnsOfACertificate(t *testing.T) {

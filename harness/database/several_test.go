@@ -142,7 +142,7 @@ func TestAnyDaemonTakesAnyRequest(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// LO-711, LO-714, LO-715: a daemon with the same pool stands by. When the first is killed it takes the queue: what ran is decoded again with the same bytes, what waited keeps
+// LO-711, LO-714, LO-715, LO-720: a daemon with the same pool stands by. When the first is killed it takes the queue: what ran is decoded again with the same bytes, what waited keeps
 // its order, and the next life of the first stands by.
 func TestAKilledDaemonIsTakenOver(t *testing.T) {
 	r := newRig(t)
@@ -160,38 +160,12 @@ func TestAKilledDaemonIsTakenOver(t *testing.T) {
 		through, err = b.Client.Open(t.Context(), "slow-0")
 		return err
 	}))
-	last := ""
-	for len(through.Tokens) < 3 {
-		e, err := through.Next()
-		require.NoError(t, err)
-		if e.ID != "" {
-			last = e.ID
-		}
-	}
+	tokens(t, through, 3)
 	a.Kill()
-	for {
-		e, err := through.Next()
-		if err != nil { // it breaks off
-			break
-		}
-		if e.ID != "" {
-			last = e.ID
-		}
-	}
-	var rest *client.Frames
-	require.NoError(t, watch.Poll(t.Context(), "the rest of the stream", func() (err error) {
-		rest, err = b.Client.Follow(t.Context(), "slow-0", last, false)
-		return err
-	}))
-	defer rest.Close()
-	for !through.Over() {
-		e, err := rest.Next()
-		require.NoError(t, err)
-		require.NoError(t, through.Take(e))
-	}
+	require.NoError(t, through.Rest(), "for its reader it is one stream")
 	require.NotNil(t, through.End, "%+v", through.Fail)
 	got, _ := through.Digest()
-	require.Equal(t, sum, got, "a stream that is read through another host goes on behind its last event, with the same bytes")
+	require.Equal(t, sum, got, "with the same bytes")
 	require.NoError(t, watch.Poll(t.Context(), "a takeover", func() error {
 		if held := r.holders(b); held["slow"] != "cellar" {
 			return fmt.Errorf("%v", held)
@@ -222,13 +196,15 @@ func TestAKilledDaemonIsTakenOver(t *testing.T) {
 	require.Equal(t, sum, r.end(a, "after"))
 }
 
-// LO-702, LO-714: a daemon that was stopped for longer than its lease makes nothing durable when it goes on: it says that its tasks are another's, and ends.
+// LO-702, LO-714, LO-720: a daemon that was stopped for longer than its lease makes nothing durable when it goes on: it says that its tasks are another's, and ends.
 func TestADaemonThatHangsIsFenced(t *testing.T) {
 	r := newRig(t)
 	a := r.host("attic", "slow")
 	b := r.host("cellar", "slow")
 	require.NoError(t, r.ask(a, "task", "slow"))
 	s := r.open(a, "task")
+	through := r.open(b, "task")
+	tokens(t, through, 2)
 	tokens(t, s, 2)
 	require.NoError(t, syscall.Kill(a.Pid(), syscall.SIGSTOP))
 	require.NoError(t, watch.Poll(t.Context(), "a takeover", func() error {
@@ -238,6 +214,9 @@ func TestADaemonThatHangsIsFenced(t *testing.T) {
 		return nil
 	}))
 	sum := r.end(b, "task")
+	require.NoError(t, through.Rest(), "nobody tells it that the daemon hangs, and it goes on all the same")
+	got, _ := through.Digest()
+	require.Equal(t, sum, got)
 	require.NoError(t, syscall.Kill(a.Pid(), syscall.SIGCONT))
 	code, err := a.Exit()
 	require.NoError(t, err)

@@ -33,6 +33,7 @@ func (t *Trace) Catalog() string {
 	for _, l := range t.Lines {
 		fmt.Fprintf(&b, "| [%s](../../%s) | %s | %s | %s | %s | %s |\n", l.ID, l.File, l.stages(), l.Level(), l.state(), cell(short(l.Text)), l.tests())
 	}
+	b.WriteString(t.refinements())
 	b.WriteString("\n## Open\n\n| ID | stage | level | why |\n|---|---|---|---|\n")
 	for _, l := range t.Lines {
 		why := l.Open
@@ -46,11 +47,27 @@ func (t *Trace) Catalog() string {
 	return b.String()
 }
 
-// tests lists tests by folder, or by feature.
-func (l Line) tests() string {
+// refinements has those that tests name themselves.
+func (t *Trace) refinements() string {
+	var b strings.Builder
+	n := 0
+	for _, l := range t.Lines {
+		for _, id := range l.Refinements {
+			n++
+			if tests := t.own[id]; len(tests) > 0 {
+				fmt.Fprintf(&b, "| %s | %s |\n", id, strings.Join(names(tests), " "))
+			}
+		}
+	}
+	return fmt.Sprintf("\n## Refinements\n\n%d of %d have a test of their own; those of their line cover the others ([byline.txt](../../harness/trace/byline.txt)).\n\n| ID | tests |\n|---|---|\n",
+		len(t.own), n) + b.String()
+}
+
+// names lists tests by folder, or by feature.
+func names(tests []Test) []string {
 	var all []string
 	where := ""
-	for _, test := range l.Tests {
+	for _, test := range tests {
 		if in := test.where(); in != where {
 			where = in
 			all = append(all, "`"+in+"`:")
@@ -59,6 +76,11 @@ func (l Line) tests() string {
 		}
 		all = append(all, cell(test.Name))
 	}
+	return all
+}
+
+func (l Line) tests() string {
+	all := names(l.Tests)
 	for _, test := range l.Other {
 		all = append(all, fmt.Sprintf("(behind a build tag: `%s`: %s)", test.where(), cell(test.Name)))
 	}

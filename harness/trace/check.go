@@ -4,9 +4,11 @@ package trace
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 // Outcome says how all tests with one name ended.
@@ -14,6 +16,25 @@ type Outcome struct{ Passed, Failed, Skipped int }
 
 // Ran knows the results of a run. It returns how the tests with one name ended.
 type Ran func(pkg, run string) Outcome
+
+// NumberSpecs gives each refinement of .specs/ an ID that has none.
+func NumberSpecs(root string) error {
+	return filepath.WalkDir(filepath.Join(root, ".specs"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".md" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return fmt.Errorf("reading the specs: %w", err)
+		}
+		if numbered := Number(string(text)); numbered != string(text) {
+			if err := os.WriteFile(path, []byte(numbered), 0o644); err != nil {
+				return fmt.Errorf("numbering the refinements: %w", err)
+			}
+		}
+		return nil
+	})
+}
 
 // Write brings the catalogue and the stage table up to date. It returns the lines that are no longer done.
 func (t *Trace) Write(root string) (lost []string, err error) {
@@ -95,6 +116,12 @@ func (t *Trace) Unproven(ran Ran) []string {
 		}
 		if !proven {
 			wrong = append(wrong, fmt.Sprintf("%s (stage %s, %s) is done by the catalogue, and none of its tests passed: %s", l.ID, l.stages(), l.Level(), l.tests()))
+		}
+		for _, id := range l.Refinements {
+			tests := t.own[id]
+			if len(tests) > 0 && !slices.ContainsFunc(tests, func(test Test) bool { return ran(test.Package, test.Run).Passed >= test.Count }) {
+				wrong = append(wrong, fmt.Sprintf("the refinement %s has tests of its own, and none of them passed: %s", id, strings.Join(names(tests), " ")))
+			}
 		}
 	}
 	return wrong

@@ -32,8 +32,8 @@ type Test struct {
 }
 
 var (
-	idPattern  = regexp.MustCompile(`^[A-Z]+(?:-[A-Z]+)*-[0-9]+$`)
-	markerLine = regexp.MustCompile(`^([A-Z]+(?:-[A-Z]+)*-[0-9]+(?:, [A-Z]+(?:-[A-Z]+)*-[0-9]+)*)(?:: .*)?$`)
+	idPattern  = regexp.MustCompile(`^[A-Z]+(?:-[A-Z]+)*-[0-9]+(?:\.[0-9]+)?$`)
+	markerLine = regexp.MustCompile(`^([A-Z]+(?:-[A-Z]+)*-[0-9]+(?:\.[0-9]+)?(?:, [A-Z]+(?:-[A-Z]+)*-[0-9]+(?:\.[0-9]+)?)*)(?:: .*)?$`)
 	leadingID  = regexp.MustCompile(`^[A-Z]+(?:-[A-Z]+)*-[0-9]+\b`)
 	moduleLine = regexp.MustCompile(`(?m)^module (\S+)`)
 )

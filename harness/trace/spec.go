@@ -21,6 +21,8 @@ type Requirement struct {
 	Aliases []string
 	Text    string // with its continuation lines, without its refinements
 	File    string // relative to the repository
+
+	Refinements []string // their IDs, which are the line's with a number behind it
 }
 
 // Level is the word of the line.
@@ -39,9 +41,10 @@ func (r Requirement) stages() string {
 	return strings.Join(words, "+")
 }
 
-// Both forms come from .specs/README.md.
+// The forms come from .specs/README.md.
 var (
 	requirementLine = regexp.MustCompile(`^- \*\*([A-Z]+(?:-[A-Z]+)*-[0-9]+)\*\* \(stage ([0-9]+(?:\+[0-9]+)*), (MUST|SHOULD)(?:; also: ([A-Z0-9, -]+))?\) (.+)$`)
+	refinementLine  = regexp.MustCompile(`^  - \*\*([A-Z]+(?:-[A-Z]+)*-[0-9]+)\.([0-9]+)\*\* .+$`)
 	likeRequirement = regexp.MustCompile(`^- \*\*[A-Z]+(?:-[A-Z]+)*-[0-9]`)
 )
 
@@ -83,6 +86,7 @@ func readSpecs(root string) ([]Requirement, []string, error) {
 
 func parseSpec(file, text string) (all []Requirement, wrong []string) {
 	fenced, open := false, false // open: the last requirement's text may go on
+	within := false              // the last requirement's item goes on
 	for n, line := range strings.Split(text, "\n") {
 		if strings.HasPrefix(line, "```") {
 			fenced = !fenced
@@ -102,8 +106,57 @@ func parseSpec(file, text string) (all []Requirement, wrong []string) {
 		default:
 			open = false
 		}
+		within = requirementLine.MatchString(line) || within && (line == "" || strings.HasPrefix(line, "  "))
+		if within && !fenced && strings.HasPrefix(line, "  - ") {
+			if bad := all[len(all)-1].refine(line); bad != "" {
+				wrong = append(wrong, fmt.Sprintf("%s:%d: %s", file, n+1, bad))
+			}
+		}
 	}
 	return all, wrong
+}
+
+// refine takes a refinement, and says what is wrong with its ID.
+func (r *Requirement) refine(line string) string {
+	m := refinementLine.FindStringSubmatch(line)
+	switch {
+	case m == nil:
+		return fmt.Sprintf("a refinement of %s without an ID: %.60s; `go tool mage trace` gives it one", r.ID, line)
+	case m[1] != r.ID:
+		return fmt.Sprintf("%s.%s is below %s", m[1], m[2], r.ID)
+	case slices.Contains(r.Refinements, r.ID+"."+m[2]):
+		return fmt.Sprintf("%s.%s stands here twice", m[1], m[2])
+	}
+	r.Refinements = append(r.Refinements, r.ID+"."+m[2])
+	return ""
+}
+
+// Number gives each refinement in a file of .specs/ that has no ID the next number of its line.
+func Number(text string) string {
+	lines := strings.Split(text, "\n")
+	id, most, fenced := "", map[string]int{}, false
+	for _, line := range lines {
+		if m := refinementLine.FindStringSubmatch(line); m != nil {
+			n, _ := strconv.Atoi(m[2]) // digits, by the form of the line
+			most[m[1]] = max(most[m[1]], n)
+		}
+	}
+	for i, line := range lines {
+		if strings.HasPrefix(line, "```") {
+			fenced = !fenced
+		}
+		switch m := requirementLine.FindStringSubmatch(line); {
+		case m != nil:
+			id = m[1]
+		case line != "" && !strings.HasPrefix(line, "  "):
+			id = ""
+		}
+		if rest, is := strings.CutPrefix(line, "  - "); is && id != "" && !fenced && !refinementLine.MatchString(line) {
+			most[id]++
+			lines[i] = fmt.Sprintf("  - **%s.%d** %s", id, most[id], rest)
+		}
+	}
+	return strings.Join(lines, "\n")
 }
 
 func numbers(text string) []int {

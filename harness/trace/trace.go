@@ -3,13 +3,15 @@
 // Package trace joins the requirement lines of .specs/ with the tests that name them (TRACE-12).
 //
 // A line is done when a test names it, or one of its aliases, and it is not in the open list. The open list, open.txt, admits which lines are not built,
-// or only in part, although a test may serve that part. A MUST line that is neither done nor in the open list is an error. The committed catalogue
+// or only in part, although a test may serve that part. A MUST line that is neither done nor in the open list is an error. A refinement has an ID too, which a
+// test may name; byline.txt has those that none names. The committed catalogue
 // says what is done, and a run of the tests has to prove it.
 package trace
 
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,6 +22,7 @@ import (
 const (
 	CatalogPath = ".docs/testing/spec-derived-test-catalog.md"
 	OpenPath    = "harness/trace/open.txt"
+	ByLinePath  = "harness/trace/byline.txt"
 	StagesPath  = ".docs/testing/README.md"
 
 	scenarioPackage = "harness/bdd"
@@ -37,6 +40,8 @@ type Trace struct {
 	Lines  []Line // by stage and ID
 	Stages []Stage
 	wrong  []string
+
+	own map[string][]Test // of refinements that a test names itself
 }
 
 // Line is a requirement with its tests.
@@ -63,7 +68,7 @@ func Read(o Options) (*Trace, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Trace{wrong: wrong}
+	t := &Trace{wrong: wrong, own: map[string][]Test{}}
 	if t.Stages, err = readStages(o.Root); err != nil {
 		return nil, err
 	}
@@ -72,6 +77,9 @@ func Read(o Options) (*Trace, error) {
 		t.Lines = append(t.Lines, Line{Requirement: r})
 		for _, id := range append([]string{r.ID}, r.Aliases...) {
 			serves[id] = append(serves[id], i)
+		}
+		for _, id := range r.Refinements {
+			serves[id] = []int{i}
 		}
 	}
 	reader, err := newReader(o.Root, o.Tags, serves)
@@ -87,6 +95,9 @@ func Read(o Options) (*Trace, error) {
 	t.wrong = append(t.wrong, reader.wrong...)
 	t.join(reader.tests, serves)
 	if err := t.readOpen(o.Root); err != nil {
+		return nil, err
+	}
+	if err := t.readByLine(o.Root); err != nil {
 		return nil, err
 	}
 	t.judge()
@@ -107,6 +118,9 @@ func (t *Trace) join(tests []Test, serves map[string][]int) {
 			}
 			for _, i := range serves[id] {
 				served[i] = true
+			}
+			if strings.Contains(id, ".") && !test.Tagged {
+				t.own[id] = append(t.own[id], test)
 			}
 		}
 		for i := range served {
@@ -149,6 +163,40 @@ func (t *Trace) readOpen(root string) error {
 		default:
 			t.Lines[i].Open = why
 		}
+	}
+	return nil
+}
+
+// readByLine holds the list of refinements that only the tests of their line cover against the tests. A refinement that is new has to have a test of its own, so
+// the list gets shorter only.
+func (t *Trace) readByLine(root string) error {
+	text, err := os.ReadFile(filepath.Join(root, ByLinePath))
+	if err != nil {
+		return fmt.Errorf("reading the list of refinements without tests of their own: %w", err)
+	}
+	listed := map[string]bool{}
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSpace(line); line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		id, numbers, _ := strings.Cut(line, ": ")
+		for _, n := range list(numbers) {
+			listed[id+"."+n] = true
+		}
+	}
+	for _, l := range t.Lines {
+		for _, id := range l.Refinements {
+			switch named := len(t.own[id]) > 0; {
+			case named && listed[id]:
+				t.wrong = append(t.wrong, fmt.Sprintf("%s: take %s off, a test names it", ByLinePath, id))
+			case !named && !listed[id] && l.Must && l.Open == "":
+				t.wrong = append(t.wrong, fmt.Sprintf("%s: no test that `mage test` runs names the refinement %s: name it in one", l.File, id))
+			}
+			delete(listed, id)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(listed)) {
+		t.wrong = append(t.wrong, fmt.Sprintf("%s: %s is no refinement of .specs/", ByLinePath, id))
 	}
 	return nil
 }

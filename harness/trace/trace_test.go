@@ -25,7 +25,11 @@ const lines = `# Area
 
 - **AREA-1** (stage 0, MUST; also: OLD-7) Things MUST go
   on [here](x.md#y), whatever | comes.
-  - A refinement, which is no part of the text.
+  - **AREA-1.2** A refinement, which is no part of the text,
+    and goes on.
+
+    Here too.
+  - **AREA-1.1** Another one.
 - **AREA-2** (stage 0+1, MUST) Second.
 - **AREA-SUB-3** (stage 1, SHOULD) Third.
 - **A word** that is no requirement.
@@ -42,7 +46,7 @@ import "testing"
 // AREA-1: because.
 func TestOne(t *testing.T) {}
 
-// OLD-7, AREA-SUB-3
+// OLD-7, AREA-SUB-3, AREA-1.1
 func FuzzTwo(f *testing.F) {}
 
 // AREA-SUB-3
@@ -79,7 +83,7 @@ func repository(t *testing.T, changes map[string]string) string {
 	root := t.TempDir()
 	files := map[string]string{
 		"go.mod": "module example.org/m\n\ngo 1.26\n", ".specs/README.md": law, ".specs/area.md": lines, "a/a_test.go": goTest,
-		"features/f.feature": feature, trace.OpenPath: "# none\n", "README.md": "Start here.\n",
+		"features/f.feature": feature, trace.OpenPath: "# none\n", trace.ByLinePath: "# some\nAREA-1: 2\n", "README.md": "Start here.\n",
 		".docs/testing/README.md": "Before.\n\n<!-- stages -->\n<!-- /stages -->\n\nAfter.\n",
 		// Neither of these may be read.
 		"a/testdata/x_test.go": "broken", "other/go.mod": "module other\n", "other/x_test.go": "broken",
@@ -168,6 +172,16 @@ func TestWhatIsWrongIsFound(t *testing.T) {
 		"a requirement twice":      {map[string]string{".specs/b.md": "- **AREA-1** (stage 0, MUST) Again.\n"}, "AREA-1 is a line of .specs/area.md already"},
 		"a requirement in another form": {
 			map[string]string{".specs/b.md": "- **AREA-4** (MUST) No stage.\n"}, ".specs/b.md:1: a list item that begins like a requirement",
+		},
+		"a refinement without an ID":     {map[string]string{".specs/b.md": "- **AREA-4** (stage 0, SHOULD) It.\n  - So.\n"}, ".specs/b.md:2: a refinement of AREA-4 without an ID"},
+		"a refinement of another line":   {map[string]string{".specs/b.md": "- **AREA-4** (stage 0, SHOULD) It.\n  - **AREA-1.9** So.\n"}, ".specs/b.md:2: AREA-1.9 is below AREA-4"},
+		"a refinement twice":             {map[string]string{".specs/b.md": "- **AREA-4** (stage 0, SHOULD) It.\n  - **AREA-4.1** So.\n  - **AREA-4.1** So.\n"}, "AREA-4.1 stands here twice"},
+		"a refinement that is new":       {map[string]string{trace.ByLinePath: "# none\n"}, ".specs/area.md: no test that `mage test` runs names the refinement AREA-1.2"},
+		"a refinement that has its test": {map[string]string{trace.ByLinePath: "AREA-1: 1, 2\n"}, "take AREA-1.1 off, a test names it"},
+		"a refinement that is gone":      {map[string]string{trace.ByLinePath: "AREA-1: 2, 3\n"}, "AREA-1.3 is no refinement"},
+		"an unknown refinement in Go": {
+			map[string]string{"a/b_test.go": "package a\n\n// AREA-2.7\nfunc TestX(t *testing.T) {}\n"},
+			"a/b_test.go: TestX names AREA-2.7, which is no line",
 		},
 		"a stage without a name": {
 			map[string]string{".specs/b.md": "- **AREA-4** (stage 7, SHOULD) Late.\n"}, "AREA-4 is due in stage 7",
@@ -260,6 +274,31 @@ func TestARunHasToBearTheCatalogueOut(t *testing.T) {
 	require.Len(t, tr.Unproven(but("TestFeatures/The_same_name", trace.Outcome{Passed: 1})), 1, "an example is missing")
 
 	failing := tr.Unproven(func(string, string) trace.Outcome { return trace.Outcome{Failed: 2} })
-	require.Len(t, failing, 3)
+	require.Len(t, failing, 4)
 	require.Contains(t, failing[0], "AREA-1 (stage 0, MUST) is done by the catalogue, and none of its tests passed: `a`: FuzzTwo, TestOne")
+}
+
+// TRACE-12
+func TestARefinementHasANumberThatStays(t *testing.T) {
+	root := repository(t, map[string]string{".specs/b.md": "- **AREA-4** (stage 0, SHOULD) It.\n  - First.\n  - **AREA-4.2** Second.\n    - Deeper.\n\n  - Third.\n\nText.\n\n  - No refinement.\n"})
+	require.NoError(t, trace.NumberSpecs(root))
+	text, err := os.ReadFile(filepath.Join(root, ".specs", "b.md"))
+	require.NoError(t, err)
+	require.Equal(t, "- **AREA-4** (stage 0, SHOULD) It.\n  - **AREA-4.3** First.\n  - **AREA-4.2** Second.\n    - Deeper.\n\n  - **AREA-4.4** Third.\n\nText.\n\n  - No refinement.\n", string(text))
+	require.Empty(t, read(t, root).Findings(), "they are those of a SHOULD line")
+}
+
+// TRACE-12.1
+func TestARefinementIsNamedAndProvenByItself(t *testing.T) {
+	tr := read(t, repository(t, nil))
+	require.Empty(t, tr.Findings())
+	require.Contains(t, tr.Catalog(), "1 of 2 have a test of their own")
+	require.Contains(t, tr.Catalog(), "| AREA-1.1 | `a`: FuzzTwo |")
+	wrong := tr.Unproven(func(_, run string) trace.Outcome {
+		if run == "FuzzTwo" {
+			return trace.Outcome{Failed: 1}
+		}
+		return trace.Outcome{Passed: 2}
+	})
+	require.Equal(t, []string{"the refinement AREA-1.1 has tests of its own, and none of them passed: `a`: FuzzTwo"}, wrong)
 }

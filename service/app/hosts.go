@@ -57,6 +57,9 @@ func (a *App) maySend() func(poolID string) bool {
 	return a.hosts.MaySend
 }
 
+// takeovers is how many leases a stream that is passed on waits for its task to be taken over.
+const takeovers = 4
+
 // passOn puts what passes requests on to the other daemons before the fronts. Where nothing may leave this machine, nothing is passed on.
 func (a *App) passOn(before func(func(gate.Front) gate.Front)) error {
 	c := a.o.Config
@@ -70,7 +73,8 @@ func (a *App) passOn(before func(func(gate.Front) gate.Front)) error {
 	})
 	before(forward.New(forward.Options{
 		Self: a.owner, Name: control.HostName(c), Hosts: a.hosts, Has: a.schedule.Has, Holder: a.hosts.TaskHolder, Serving: a.fleet.Serving(a.schedule),
-		Token: string(c.Token), Transport: transport, Within: gate.DefaultTimeout, Log: a.o.Log.Named("hosts"),
+		Token: string(c.Token), Transport: transport, Within: gate.DefaultTimeout,
+		Lease: c.Hosts.Lease, Patience: takeovers * c.Hosts.Lease, Log: a.o.Log.Named("hosts"),
 	}).Before)
 	return nil
 }

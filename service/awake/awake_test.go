@@ -11,7 +11,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // LO-836: it comes on time, and only after the last reset
 func TestATimerComesWhenTheTimeHasPassed(t *testing.T) {

@@ -13,11 +13,14 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"pgregory.net/rapid"
 
 	"github.com/llama-orch/llama-orch/service/observe"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // logged runs f with a logger and returns the lines it wrote, each parsed, and the raw bytes.
 func logged(t *testing.T, o observe.Options, f func(log *zap.Logger)) ([]map[string]any, string) {

@@ -14,9 +14,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/llama-orch/llama-orch/sdk"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // script answers each request with events, or with an error behind some.
 type script func(ctx context.Context, r *sdk.TaskRequest) []any

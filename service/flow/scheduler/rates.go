@@ -212,7 +212,9 @@ func (r *rates) wait(ahead int, ready []placement.Replica, now time.Time, makeWa
 	if len(slots) == 0 { // the prediction is the one for a single slot
 		return seconds(float64(ahead) * r.service.value)
 	}
+	known := map[string]int{} // runs by replica
 	for j, run := range r.runs {
+		known[run.replicaID]++
 		if slices.Contains(makeWay, j) {
 			continue
 		}
@@ -226,6 +228,15 @@ func (r *rates) wait(ahead int, ready []placement.Replica, now time.Time, makeWa
 					slots[k].free = left
 					break
 				}
+			}
+		}
+	}
+	for at, i := 0, 0; i < len(ready); at, i = at+ready[i].Slots, i+1 {
+		// Who has just taken a slot has not told yet that it runs there.
+		for k, taken := at, ready[i].Active-known[ready[i].ID]; k < at+ready[i].Slots && taken > 0; k++ {
+			if slots[k].free == 0 {
+				slots[k].free = slots[k].each
+				taken--
 			}
 		}
 	}

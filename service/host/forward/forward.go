@@ -49,6 +49,8 @@ type Options struct {
 	Token     string // that all daemons share; empty: there is none
 	Transport http.RoundTripper
 	Within    time.Duration // what one write to the client may take
+	Lease     time.Duration // how long another daemon holds a pool after it was last heard of
+	Patience  time.Duration // how long a stream waits for its task to be taken over
 	Log       *zap.Logger
 }
 
@@ -81,7 +83,7 @@ func (b *before) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case to == nil:
 		b.Front.ServeHTTP(w, r)
 	default:
-		b.f.pass(w, r, *to, b.Refuse)
+		b.f.pass(w, r, *to, b.Front)
 	}
 }
 
@@ -229,10 +231,10 @@ func (f *Forwarder) holding(is func(task.HostPool) bool) *task.Host {
 }
 
 // pass has another daemon answer a request.
-func (f *Forwarder) pass(w http.ResponseWriter, r *http.Request, to task.Host, refuse func(http.ResponseWriter, *http.Request, error)) {
+func (f *Forwarder) pass(w http.ResponseWriter, r *http.Request, to task.Host, front gate.Front) {
 	base, err := url.Parse(to.Address)
 	if err != nil || base.Host == "" {
-		refuse(w, r, task.Errorf(task.PoolUnavailable, "this is for the host %s, which has announced no address: set hosts.address there, or send it there", to.Name).Forever())
+		front.Refuse(w, r, task.Errorf(task.PoolUnavailable, "this is for the host %s, which has announced no address: set hosts.address there, or send it there", to.Name).Forever())
 		return
 	}
 	call := gate.CallFrom(r.Context())
@@ -244,9 +246,7 @@ func (f *Forwarder) pass(w http.ResponseWriter, r *http.Request, to task.Host, r
 			if call.Head {
 				p.Out.Method = http.MethodHead
 			}
-			gate.Forward(p.Out.Header, f.o.Token)
-			p.Out.Header.Set(gate.CorrelationHeader, call.CorrelationID)
-			p.Out.Header.Set(Header, f.o.Name)
+			f.mark(p.Out.Header, call.CorrelationID)
 		},
 		ModifyResponse: func(res *http.Response) error {
 			begun = true
@@ -256,6 +256,9 @@ func (f *Forwarder) pass(w http.ResponseWriter, r *http.Request, to task.Host, r
 					res.Header.Del(name)
 				}
 			}
+			if id, ok := streamOf(r); ok && res.StatusCode == http.StatusOK && strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream") {
+				res.Body = f.relay(front, r, id, to, res.Body)
+			}
 			return nil
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
@@ -263,11 +266,18 @@ func (f *Forwarder) pass(w http.ResponseWriter, r *http.Request, to task.Host, r
 				panic(http.ErrAbortHandler)
 			}
 			f.o.Log.Warn("a request could not be passed on to another host", zap.String("host", to.Name), zap.String("correlation_id", call.CorrelationID), zap.Error(err))
-			refuse(w, r, task.Errorf(task.PoolUnavailable, "this is for the host %s, which does not answer: try again in a moment; `llama-orch hosts` shows who is there", to.Name).
+			front.Refuse(w, r, task.Errorf(task.PoolUnavailable, "this is for the host %s, which does not answer: try again in a moment; `llama-orch hosts` shows who is there", to.Name).
 				Retry(time.Second).Because(fmt.Errorf("pass on to %s: %w", to.Name, err)))
 		},
 	}
 	proxy.ServeHTTP(&paced{w, http.NewResponseController(w), f.o.Within}, r)
+}
+
+// mark makes a request's headers those of one that is passed on.
+func (f *Forwarder) mark(h http.Header, correlationID string) {
+	gate.Forward(h, f.o.Token)
+	h.Set(gate.CorrelationHeader, correlationID)
+	h.Set(Header, f.o.Name)
 }
 
 // paced gives each write its own time: a stream may be silent for long.
