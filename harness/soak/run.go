@@ -248,9 +248,7 @@ func (s *soak) look(ctx context.Context, at *sampler) (least sample, err error) 
 		if n == 0 {
 			least = one
 		}
-		for i := range least.figures {
-			least.figures[i].value = min(least.figures[i].value, one.figures[i].value)
-		}
+		least.least(one)
 	}
 	return least, nil
 }

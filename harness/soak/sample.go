@@ -191,6 +191,13 @@ func (s *sample) add(name, unit string, leak, value float64) {
 	s.figures = append(s.figures, figure{name, unit, leak, value})
 }
 
+// least takes of each figure what is less in another look at the same.
+func (s *sample) least(other sample) {
+	for i := range s.figures {
+		s.figures[i].value = min(s.figures[i].value, other.figures[i].value)
+	}
+}
+
 // sum adds up all series of a metric.
 func sum(family *dto.MetricFamily) (total float64) {
 	for _, m := range family.GetMetric() {

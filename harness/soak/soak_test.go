@@ -23,7 +23,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // A short run does everything that a long one does. It is too short to tell whether something grows, says so, and finds nothing else.
 //
-// LO-880
+// LO-880, LO-882
 func TestAShortRunDoesEverything(t *testing.T) {
 	results := t.TempDir()
 	var out strings.Builder
@@ -73,9 +73,35 @@ func TestWhatShouldNotHaveBeenIsSaidOnce(t *testing.T) {
 	require.Equal(t, map[string]int{well: 1, "POOL_UNREADY": 1, "WORKER_RESET": 1, "INTERNAL": 2}, c.ends["a chat"])
 }
 
+// Who takes a sample waits for the acts that have begun, and none begins meanwhile. Of several looks, the least of each figure counts.
+//
+// LO-882.1
+func TestNobodyActsWhileASampleIsTaken(t *testing.T) {
+	v := &visitor{crowd: &crowd{}}
+	broke := errors.New("broke")
+	require.ErrorIs(t, v.do(t.Context(), act{run: func(at *visitor) error {
+		require.False(t, v.open.TryLock(), "an act is under way")
+		deadline, bounded := at.ctx.Deadline()
+		require.True(t, bounded)
+		require.WithinDuration(t, time.Now().Add(answerIn), deadline, answerIn/2)
+		return broke
+	}}), broke)
+	require.True(t, v.open.TryLock(), "it has ended")
+	require.False(t, v.open.TryRLock(), "a sample is taken")
+	v.open.Unlock()
+
+	var one, two sample
+	one.add("threads", "threads", 1, 5)
+	one.add("files", "files", 1, 7)
+	two.add("threads", "threads", 1, 6)
+	two.add("files", "files", 1, 3)
+	one.least(two)
+	require.Equal(t, []float64{5, 3}, []float64{one.figures[0].value, one.figures[1].value})
+}
+
 // Artifacts count once nobody should keep them any more; other files always do.
 //
-// LO-882
+// LO-882.2
 func TestFilesThatAreKeptForATimeDoNotCount(t *testing.T) {
 	dir, now := t.TempDir(), time.Now()
 	for name, age := range map[string]time.Duration{"state.db": time.Hour, "leaked": 0, "artifacts/sha256/aa/new": 0, "artifacts/sha256/aa/kept": overdue - time.Second, "artifacts/sha256/bb/old": overdue + time.Second} {
