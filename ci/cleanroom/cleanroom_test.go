@@ -50,6 +50,7 @@ func TestANewcomerNoticesWhatIsWrong(t *testing.T) {
 		"it does not start":       {`echo "no compiler"; exit 1`, "", "no compiler\nit ended by itself"},
 		"it does not end well":    {`trap 'exit 3' INT; echo "Ctrl-C stops it."; while :; do sleep 0.1; done`, "", "up ended with 3"},
 		"it leaves files":         {`touch left; ` + serves, "", "it left files in the tree"},
+		"it leaves a process":     {`mkdir bin; cp "$(command -v sleep)" bin/left; setsid bin/left 5 >/dev/null 2>&1 & ` + serves, "", "a process is left behind: bin/left 5"},
 		"it builds in its folder": {`mkdir bin; touch bin/left; ` + serves, "", "== done"},
 		"the tests fail":          {`if [ $1 = test ]; then echo "1 failed"; exit 1; fi; ` + serves, "test", "1 failed"},
 	} {

@@ -39,6 +39,9 @@ func TestALineTellsALeakFromNoise(t *testing.T) {
 		"one in a thousand, below a saw":      {func(_ *rand.Rand, n float64) float64 { return math.Floor(n/1000) + math.Mod(n, 2500)/25 }, Grows},
 		"one with each task":                  {func(r *rand.Rand, n float64) float64 { return n + 15*r.NormFloat64() }, Grows},
 		"one with each task from the half on": {func(_ *rand.Rand, n float64) float64 { return max(n-50_000, 0) }, Grows},
+		"hardly more than half of a leak":     {func(r *rand.Rand, n float64) float64 { return 0.00055*n + 15*r.NormFloat64() }, Grows},
+		"hardly less than half of a leak":     {func(r *rand.Rand, n float64) float64 { return 0.00045*n + 15*r.NormFloat64() }, Flat},
+		"a slow wave":                         {func(r *rand.Rand, n float64) float64 { return 40*math.Sin(n/6_000) + r.NormFloat64() }, Unclear},
 		"so restless that nothing shows":      {func(r *rand.Rand, _ float64) float64 { return 4000 * r.Float64() }, Unclear},
 	} {
 		s := madeUp(leak, c.value)
