@@ -46,6 +46,7 @@ var acts = []act{
 	{"an artifact", 3, (*visitor).artifact},
 	{"a response in the background", 2, (*visitor).response},
 	{"a batch of messages", 1, (*visitor).batch},
+	{"a batch of chats, its files deleted", 1, (*visitor).chats},
 	{"a file, deleted", 1, (*visitor).file},
 	{"with a deadline", 2, (*visitor).deadline},
 	{"deleted at its end", 2, (*visitor).erase},
@@ -406,6 +407,8 @@ type ended struct {
 	ID     string `json:"id"`
 	Status string `json:"status"`
 	State  string `json:"processing_status"`
+	Output string `json:"output_file_id"`
+	Errors string `json:"error_file_id"`
 }
 
 // until looks at an object until it has ended.
@@ -463,17 +466,62 @@ func (v *visitor) batch() error {
 	return v.plain(http.MethodDelete, path, nil)
 }
 
-func (v *visitor) file() error {
-	form, kind := upload(v.id())
-	res, err := v.send(http.MethodPost, "/v1/files", kind, form, "")
+// chats is a batch as OpenAI's clients make one. Nobody can delete the batch itself.
+func (v *visitor) chats() error {
+	file, err := v.upload()
 	if err != nil {
 		return err
+	}
+	answer, err := v.answer(http.MethodPost, "/v1/batches", encode(map[string]any{"input_file_id": file, "endpoint": "/v1/chat/completions", "completion_window": "24h"}), "")
+	if err != nil {
+		return err
+	}
+	var made ended
+	if err := json.Unmarshal(answer, &made); err != nil {
+		return fmt.Errorf("decode a batch: %w", err)
+	}
+	if err := v.until("/v1/batches/"+made.ID, func(e ended) bool {
+		made = e
+		return slices.Contains([]string{"completed", "failed", "expired", "cancelled"}, e.Status)
+	}); err != nil {
+		return err
+	}
+	for _, id := range []string{made.Output, made.Errors, file} {
+		if id == "" {
+			continue
+		}
+		if err := v.plain(http.MethodDelete, "/v1/files/"+id, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *visitor) file() error {
+	id, err := v.upload()
+	if err != nil {
+		return err
+	}
+	return v.plain(http.MethodDelete, "/v1/files/"+id, nil)
+}
+
+// upload uploads a file for a batch of two lines, and returns its id.
+func (v *visitor) upload() (id string, err error) {
+	name := v.id()
+	var lines strings.Builder
+	for n := range 2 {
+		fmt.Fprintf(&lines, `{"custom_id":"%s-%d","method":"POST","url":"/v1/chat/completions","body":%s}`+"\n", name, n, v.asked(v.ask(), nil))
+	}
+	form, kind := form(name+".jsonl", lines.String())
+	res, err := v.send(http.MethodPost, "/v1/files", kind, form, "")
+	if err != nil {
+		return "", err
 	}
 	var made ended
 	err = json.NewDecoder(res.Body).Decode(&made)
 	_ = res.Body.Close()
 	if err != nil {
-		return fmt.Errorf("decode a file: %w", err)
+		return "", fmt.Errorf("decode a file: %w", err)
 	}
-	return v.plain(http.MethodDelete, "/v1/files/"+made.ID, nil)
+	return made.ID, nil
 }

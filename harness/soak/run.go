@@ -359,13 +359,13 @@ func judge(all []Series) error {
 	return errors.Join(bad...)
 }
 
-// upload is a form that sends a file for a batch, and its type.
-func upload(name string) (form []byte, kind string) {
+// form is one that sends a file for a batch, and its type.
+func form(name, text string) (body []byte, kind string) {
 	var b bytes.Buffer
 	to := multipart.NewWriter(&b)
-	file, err := to.CreateFormFile("file", name+".jsonl")
+	file, err := to.CreateFormFile("file", name)
 	if err == nil {
-		_, err = fmt.Fprintf(file, `{"custom_id":%q,"method":"POST","url":"/v1/chat/completions","body":{"model":%q,"messages":[]}}`+"\n", name, quick)
+		_, err = io.WriteString(file, text)
 	}
 	if err = errors.Join(err, to.WriteField("purpose", "batch"), to.Close()); err != nil {
 		panic(err) // it is written to memory

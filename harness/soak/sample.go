@@ -145,6 +145,8 @@ var kept = map[string]string{
 	"request":    `seq NOT IN (SELECT seq FROM task WHERE finished_ms >= ?)`,
 	"transcript": `seq NOT IN (SELECT seq FROM task WHERE finished_ms >= ?)`,
 	"session":    `created_ms + ttl_ms < ?`,
+	"batch":      `ended_ms IS NULL OR ended_ms < ?`,
+	"batch_line": `batch NOT IN (SELECT seq FROM batch WHERE ended_ms >= ?)`,
 }
 
 // rows adds how many rows each table of the ledger has.
