@@ -482,7 +482,7 @@ func (v *visitor) chats() error {
 	}
 	if err := v.until("/v1/batches/"+made.ID, func(e ended) bool {
 		made = e
-		return slices.Contains([]string{"completed", "failed", "expired", "cancelled"}, e.Status)
+		return slices.Contains([]string{"completed", "failed", "expired"}, e.Status)
 	}); err != nil {
 		return err
 	}

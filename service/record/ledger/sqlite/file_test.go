@@ -51,7 +51,7 @@ func TestABatchIsForgottenInItsTime(t *testing.T) {
 	var c clock
 	l := open(t, Options{RetainAge: time.Hour, Now: c.now})
 	b := ledgertest.Batch("batch_1")
-	require.NoError(t, l.KeepBatch(t.Context(), b, ledgertest.Waiting(b.ID, 3)))
+	require.NoError(t, l.KeepBatch(t.Context(), b, ledgertest.Waiting(b.ID, 150)))
 	c.advance(5 * time.Minute)
 	b.EndedAt = c.now()
 	require.NoError(t, l.KeepBatch(t.Context(), b, nil))
