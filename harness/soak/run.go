@@ -46,8 +46,8 @@ const (
 	visitors = 32
 	engineOf = 8                // slots of the stand-in
 	samples  = 40               // that a run should have, at the least
-	looks    = 5                // of a sample
-	calmFor  = 1 * time.Second  // what they take together
+	looks    = 10               // of a sample
+	calmFor  = 2 * time.Second  // what they take together
 	answerIn = time.Minute      // an act that takes longer is stuck
 	keeps    = 30 * time.Second // how long the daemon keeps what has ended
 )
@@ -222,7 +222,7 @@ func (v *visitor) do(ctx context.Context, a act) error {
 }
 
 // look has the clients wait, and takes a sample once all that they had begun has ended and all workers are there. So what is counted is what stays, and not what just
-// happens to be under way. Connections and goroutines take a moment to end: of several looks, the least counts.
+// happens to be under way. Connections and goroutines take a moment to end: of ten looks, the least counts.
 func (s *soak) look(ctx context.Context, at *sampler) (least sample, err error) {
 	s.crowd.open.Lock()
 	defer s.crowd.open.Unlock()
@@ -238,6 +238,7 @@ func (s *soak) look(ctx context.Context, at *sampler) (least sample, err error) 
 	for n := range looks {
 		s.crowd.http.CloseIdleConnections()
 		s.crowd.native.Close()
+		s.engine.CloseClientConnections() // how many of them idle is chance; those to the calm workers show what is not closed
 		if !pause(ctx, calmFor/looks) {
 			return least, context.Cause(ctx)
 		}
