@@ -27,7 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestAShortRunDoesEverything(t *testing.T) {
 	results := t.TempDir()
 	var out strings.Builder
-	err := Run(t.Context(), Options{Root: "../..", Results: results, For: 25 * time.Second, Rate: 20, Out: &out})
+	err := Run(t.Context(), Options{Root: "../..", Results: results, For: 40 * time.Second, Rate: 20, Out: &out})
 	require.ErrorContains(t, err, "the run was too short to tell whether these grow: ")
 	require.NotContains(t, err.Error(), "should not have been", "%s", out.String())
 	require.NotContains(t, err.Error(), "\n", "%s", out.String())
