@@ -9,11 +9,15 @@ import (
 	// mage:import
 	"github.com/llama-orch/llama-orch/ci/build"
 	// mage:import
+	_ "github.com/llama-orch/llama-orch/ci/cleanroom"
+	// mage:import
 	_ "github.com/llama-orch/llama-orch/ci/engine"
 	// mage:import
 	"github.com/llama-orch/llama-orch/ci/gate"
 	// mage:import
 	"github.com/llama-orch/llama-orch/ci/generate"
+	// mage:import
+	_ "github.com/llama-orch/llama-orch/ci/gpu"
 	// mage:import
 	_ "github.com/llama-orch/llama-orch/ci/measure"
 	// mage:import
@@ -22,6 +26,8 @@ import (
 	_ "github.com/llama-orch/llama-orch/ci/proof"
 	// mage:import
 	_ "github.com/llama-orch/llama-orch/ci/release"
+	// mage:import
+	_ "github.com/llama-orch/llama-orch/ci/soak"
 	// mage:import
 	_ "github.com/llama-orch/llama-orch/ci/todo"
 	// mage:import

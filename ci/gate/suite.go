@@ -31,7 +31,7 @@ import (
 var suites = append([]string{"ci/smoke", "harness/bdd", "harness/chaos", "harness/clients", "harness/contract", "harness/determinism", "harness/haiku", "harness/metrics", "harness/pact", "harness/page"}, outside...)
 
 // outside are the suites that only look at the daemon's program from outside, or at a model of it. The race detector sees nothing there.
-var outside = []string{"harness/abuse", "harness/database", "harness/fronts", "harness/handbook", "harness/lan", "harness/leasemodel", "harness/program", "harness/proxy"}
+var outside = []string{"harness/abuse", "harness/database", "harness/fronts", "harness/handbook", "harness/lan", "harness/leasemodel", "harness/program", "harness/proxy", "harness/soak"}
 
 // notSuites drops the packages of the suites from a list of the module's packages.
 func notSuites(module string, packages []string) []string {

@@ -15,11 +15,15 @@ import (
 	"github.com/llama-orch/llama-orch/ci/command"
 	"github.com/llama-orch/llama-orch/ci/gate"
 	"github.com/llama-orch/llama-orch/ci/mutate"
+	"github.com/llama-orch/llama-orch/ci/soak"
 	"github.com/llama-orch/llama-orch/ci/step"
 	"github.com/llama-orch/llama-orch/ci/tally"
 )
 
-// Proof runs what `test` runs, then a sample of the mutants (LO-854), and leaves a folder under build/proof with what it saw: the output, every test's events, the
+// soakFor is how many minutes it soaks.
+const soakFor = 10
+
+// Proof runs what `test` runs, then a sample of the mutants (LO-854) and a short soak (LO-880), and leaves a folder under build/proof with what it saw: the output, every test's events, the
 // daemons' logs, the streams, metrics, pacts, and the table of requirements.
 func Proof(ctx context.Context) error {
 	dir, err := filepath.Abs(filepath.Join("build", "proof", time.Now().UTC().Format("20060102T150405Z")))
@@ -40,6 +44,10 @@ func Proof(ctx context.Context) error {
 		if bad := (mutate.Mutants{}).Sample(ctx); bad != nil {
 			fmt.Println("\nmutants:", bad)
 			t.Fail("step mutants")
+		}
+		if bad := soak.Into(soakFor, filepath.Join(dir, "soak"))(ctx); bad != nil {
+			fmt.Println("\nsoak:", bad)
+			t.Fail("step soak")
 		}
 		err = describe(ctx, dir, t)
 	}

@@ -63,7 +63,7 @@ func groups(t *testing.T, pid int) {
 // boot starts a Debian of its own with systemd, whose /root has the files, and returns what runs a command in it.
 func boot(t *testing.T, files ...string) func(command ...string) *exec.Cmd {
 	t.Helper()
-	base, err := debian.Root(t.Context(), func(said string) { t.Log(said) }, "libffi8", "libstdc++6")
+	base, err := debian.Root(t.Context(), func(said string) { t.Log(said) }, "systemd", "systemd-sysv", "libffi8", "libstdc++6")
 	require.NoError(t, err)
 	// It waits for a line, and so for its control group, before it takes its namespaces.
 	machine := exec.CommandContext(t.Context(), "sh", append([]string{"-c", `read -r go; exec unshare -m -p -n -u -i -C --fork --kill-child "$@"`, "sh", "bash", "ci/release/testdata/boot.sh", base}, files...)...)

@@ -5,6 +5,7 @@ package up
 import (
 	"net"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -45,4 +46,19 @@ func TestTheLogWaitsForTheHaiku(t *testing.T) {
 	require.NoError(t, err)
 	defer pipe.Close()
 	require.Equal(t, []string{"LLORCH_LOG_FORMAT=console"}, sentences(pipe))
+}
+
+// Mage itself, which a newcomer's first command builds, has neither NVML's binding, whose header has the compiler print 150 lines of warnings, nor a database.
+//
+// LO-886, LO-624
+func TestMageBuildsLittle(t *testing.T) {
+	list := exec.CommandContext(t.Context(), "go", "list", "-deps", "-tags", "mage", ".")
+	list.Dir = "../.."
+	out, err := list.Output()
+	require.NoError(t, err)
+	packages := strings.Fields(string(out))
+	require.Contains(t, packages, "github.com/llama-orch/llama-orch/ci/up")
+	for _, heavy := range []string{"github.com/NVIDIA/go-nvml/pkg/nvml", "modernc.org/sqlite", "gonum.org/v1/plot"} {
+		require.NotContains(t, packages, heavy)
+	}
 }

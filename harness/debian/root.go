@@ -15,10 +15,9 @@ import (
 // ErrNoRoot says what Root needs.
 var ErrNoRoot = errors.New("a Debian of its own cannot be made: it takes root, and a Debian with apt-get and package lists (apt-get update)")
 
-// Root returns a folder with a small Debian of this machine's release, which has systemd and what else is named. It is made once, with debootstrap, from where apt gets its packages, and kept in
+// Root returns a folder with the smallest Debian of this machine's release, and the packages that are named. It is made once, with debootstrap, from where apt gets its packages, and kept in
 // the cache. Nobody may change it.
-func Root(ctx context.Context, progress func(string), more ...string) (string, error) {
-	include := strings.Join(append([]string{"systemd", "systemd-sysv"}, more...), ",")
+func Root(ctx context.Context, progress func(string), packages ...string) (string, error) {
 	sources, err := exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(SITE) $(CODENAME) $(LABEL)", "Created-By: Packages").Output()
 	if err != nil {
 		return "", errors.Join(ErrNoRoot, err)
@@ -32,7 +31,7 @@ func Root(ctx context.Context, progress func(string), more ...string) (string, e
 	if mirror == "" || os.Geteuid() != 0 {
 		return "", ErrNoRoot
 	}
-	dir, err := fetched("debian-" + release + "+" + strings.ReplaceAll(include, ",", "+"))
+	dir, err := fetched(strings.Join(append([]string{"debian-" + release}, packages...), "+"))
 	if err != nil {
 		return "", err
 	}
@@ -51,19 +50,24 @@ func Root(ctx context.Context, progress func(string), more ...string) (string, e
 	if err := run(ctx, work, "apt-get", "-q", "-o", "APT::Sandbox::User=", "download", "debootstrap"); err != nil {
 		return "", errors.Join(ErrNoRoot, err)
 	}
-	packages, err := filepath.Glob(filepath.Join(work, "debootstrap_*.deb"))
-	if err != nil || len(packages) != 1 {
+	archives, err := filepath.Glob(filepath.Join(work, "debootstrap_*.deb"))
+	if err != nil || len(archives) != 1 {
 		return "", errors.Join(ErrNoRoot, err)
 	}
-	if err := run(ctx, work, "dpkg-deb", "-x", packages[0], "tool"); err != nil {
+	if err := run(ctx, work, "dpkg-deb", "-x", archives[0], "tool"); err != nil {
 		return "", err
 	}
 	root, tool := filepath.Join(work, "root"), filepath.Join(work, "tool", "usr")
 	if err := os.Mkdir(root, 0o755); err != nil { // a temporary folder would be its user's alone
 		return "", fmt.Errorf("making a Debian: %w", err)
 	}
-	if err := run(ctx, work, "env", "DEBOOTSTRAP_DIR="+filepath.Join(tool, "share", "debootstrap"), "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
-		filepath.Join(tool, "sbin", "debootstrap"), "--variant=minbase", "--include="+include, release, root, mirror); err != nil {
+	args := []string{
+		"DEBOOTSTRAP_DIR=" + filepath.Join(tool, "share", "debootstrap"), "PATH=/usr/sbin:/usr/bin:/sbin:/bin", filepath.Join(tool, "sbin", "debootstrap"), "--variant=minbase",
+	}
+	if len(packages) > 0 {
+		args = append(args, "--include="+strings.Join(packages, ","))
+	}
+	if err := run(ctx, work, "env", append(args, release, root, mirror)...); err != nil {
 		return "", err
 	}
 	if err := os.Rename(root, dir); err != nil {

@@ -347,3 +347,34 @@ func lineTexts(t *testing.T, l Opened) {
 	require.NoError(t, l.KeepBatch(t.Context(), Batch("b"), nil), "its id is free")
 	require.Empty(t, linesOf(t, l, "b", task.LineFilter{}))
 }
+
+// oldBatches: a batch goes with its lines once it ended so long ago, and no other does.
+func oldBatches(t *testing.T, l Opened) {
+	hour := func(n int) time.Time { return Epoch.Add(time.Duration(n) * time.Hour) }
+	for id, lines := range map[string]int{"old": 200, "older": 0, "new": 3, "live": 3} {
+		require.NoError(t, l.KeepBatch(t.Context(), Batch(id), Waiting(id, lines)))
+	}
+	for id, at := range map[string]time.Time{"old": hour(1), "older": hour(0), "new": hour(2)} {
+		b := Batch(id)
+		b.EndedAt = at
+		require.NoError(t, l.KeepBatch(t.Context(), b, nil))
+	}
+	l.Sweep(hour(2))
+	for range 2 {
+		for id, lines := range map[string]int{"old": -1, "older": -1, "new": 3, "live": 3} {
+			_, ok, err := l.Batch(t.Context(), id)
+			require.NoError(t, err)
+			require.Equal(t, lines >= 0, ok, id)
+			if ok {
+				require.Len(t, linesOf(t, l, id, task.LineFilter{}), lines)
+			}
+		}
+		listed, err := l.Batches(t.Context(), task.BatchFilter{Limit: 10})
+		require.NoError(t, err)
+		require.Len(t, listed, 2)
+		l = reopen(t, l)
+	}
+	// The id is free, and a batch that gets it has no lines of the old one.
+	require.NoError(t, l.KeepBatch(t.Context(), Batch("old"), Waiting("old", 1)))
+	require.Len(t, linesOf(t, l, "old", task.LineFilter{}), 1)
+}

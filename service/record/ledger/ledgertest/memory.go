@@ -62,7 +62,7 @@ func (m *Memory) Lapse() {
 	m.lapsed = true
 }
 
-// Sweep forgets the tasks that ended before oldest.
+// Sweep forgets the tasks and the batches that ended before oldest.
 func (s *Store) Sweep(oldest time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -72,6 +72,7 @@ func (s *Store) Sweep(oldest time.Time) {
 			delete(s.bySeq, e.r.Task.Seq)
 		}
 	}
+	s.batches.all = slices.DeleteFunc(s.batches.all, func(b *batch) bool { return !b.r.EndedAt.IsZero() && b.r.EndedAt.Before(oldest) })
 }
 
 // Claim implements ledger.Ledger.

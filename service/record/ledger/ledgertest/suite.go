@@ -22,7 +22,7 @@ type Opened struct {
 	Reopen func() (Opened, error)        // closes it and opens its store again
 	Crash  func() (Opened, error)        // opens what a kill -9 would leave now
 	Second func() (ledger.Ledger, error) // opens the store a second time
-	Sweep  func(oldest time.Time)        // forgets the tasks that ended before then
+	Sweep  func(oldest time.Time)        // forgets the tasks and batches that ended before then
 	Lapse  func()                        // lets the lease end, where several may have the store open; nil: only one may
 }
 
@@ -57,6 +57,7 @@ func Run(t *testing.T, open Open) {
 		"lines move with their tasks":     lineMoves,
 		"lines end without a task":        lineEnds,
 		"texts of lines are erased":       lineTexts,
+		"old batches are forgotten":       oldBatches,
 		"live tasks are claimed once":     claimed,
 		"contexts end calls":              contexts,
 		"nothing is taken once closed":    closed,

@@ -134,7 +134,7 @@ func ids(found []task.Record) []string {
 }
 
 // The promises of package ledger.
-// LO-701, LO-702
+// LO-701, LO-702, LO-883
 func TestPostgreSQLKeepsThePromises(t *testing.T) {
 	ledgertest.Run(t, func(t testing.TB) ledgertest.Opened { return opened(t, open(t, options())) })
 }

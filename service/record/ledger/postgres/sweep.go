@@ -4,6 +4,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"go.uber.org/zap"
@@ -67,8 +68,11 @@ func (l *Ledger) oldest() time.Time {
 // sweepStep removes some tasks. It reports whether there is more to do.
 func (l *Ledger) sweepStep(ctx context.Context, oldest time.Time) (more bool, err error) {
 	doomed, err := l.doomed(ctx, oldest)
-	if err != nil || len(doomed) == 0 {
+	if err != nil {
 		return false, err
+	}
+	if len(doomed) == 0 {
+		return l.forgetBatch(ctx, oldest)
 	}
 	if l.o.BeforeForgetting != nil {
 		if err := l.hand(ctx, doomed); err != nil {
@@ -80,6 +84,25 @@ func (l *Ledger) sweepStep(ctx context.Context, oldest time.Time) (more bool, er
 		b.Queue(`DELETE FROM transcript WHERE seq = ANY($1)`, doomed)
 		b.Queue(`DELETE FROM request WHERE seq = ANY($1)`, doomed)
 		b.Queue(`DELETE FROM task WHERE seq = ANY($1)`, doomed)
+		return x.c.SendBatch(ctx, b).Close()
+	}})
+}
+
+// forgetBatch removes lines of the batch that ended first, if that was before oldest, and the batch with its last lines (LO-883). Its tasks ended before it, so they
+// are gone. It reports whether there was such a batch.
+func (l *Ledger) forgetBatch(ctx context.Context, oldest time.Time) (found bool, err error) {
+	var seq int64
+	err = l.row(ctx, []any{&seq}, `SELECT seq FROM batch WHERE ended_ms < $1 ORDER BY ended_ms, seq LIMIT 1`, oldest.UnixMilli())
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, l.submit(ctx, &op{kind: opForget, id: "the oldest batch", free: true, run: func(ctx context.Context, x *transaction) error {
+		b := &pgx.Batch{}
+		b.Queue(`DELETE FROM batch_line WHERE (batch, n) IN (SELECT batch, n FROM batch_line WHERE batch = $1 LIMIT $2)`, seq, sweepTasks)
+		b.Queue(`DELETE FROM batch WHERE seq = $1 AND NOT EXISTS (SELECT 1 FROM batch_line WHERE batch = $1)`, seq)
 		return x.c.SendBatch(ctx, b).Close()
 	}})
 }

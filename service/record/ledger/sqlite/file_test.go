@@ -45,3 +45,45 @@ func TestFilesOfTheVersionBefore(t *testing.T) {
 		require.True(t, used)
 	}
 }
+
+// LO-883: a batch goes with a sweep once it is too old, and an idle ledger wakes for it.
+func TestABatchIsForgottenInItsTime(t *testing.T) {
+	var c clock
+	l := open(t, Options{RetainAge: time.Hour, Now: c.now})
+	b := ledgertest.Batch("batch_1")
+	require.NoError(t, l.KeepBatch(t.Context(), b, ledgertest.Waiting(b.ID, 150)))
+	c.advance(5 * time.Minute)
+	b.EndedAt = c.now()
+	require.NoError(t, l.KeepBatch(t.Context(), b, nil))
+	var due time.Time
+	require.NoError(t, l.submit(t.Context(), &op{kind: opAccept, run: func(*writer) error { return nil }, then: func() { due = l.nextSweep() }}))
+	require.Equal(t, b.EndedAt.Add(time.Hour+time.Millisecond), due)
+	there := func() bool {
+		_, ok, err := l.Batch(t.Context(), b.ID)
+		require.NoError(t, err)
+		return ok
+	}
+	c.advance(time.Hour)
+	sweep(t, l)
+	require.True(t, there(), "it is as old as it may be")
+	c.advance(time.Millisecond)
+	sweep(t, l)
+	require.False(t, there())
+	var lines int
+	require.NoError(t, l.db.QueryRow(`SELECT count(*) FROM batch_line`).Scan(&lines))
+	require.Zero(t, lines)
+}
+
+// LO-883: without an age nothing is too old.
+func TestABatchIsKeptForEver(t *testing.T) {
+	var c clock
+	l := open(t, Options{Now: c.now})
+	b := ledgertest.Batch("batch_1")
+	b.EndedAt = c.now()
+	require.NoError(t, l.KeepBatch(t.Context(), b, nil))
+	c.advance(1_000_000 * time.Hour)
+	sweep(t, l)
+	_, ok, err := l.Batch(t.Context(), b.ID)
+	require.NoError(t, err)
+	require.True(t, ok)
+}

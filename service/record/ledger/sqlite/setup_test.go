@@ -166,7 +166,7 @@ func faultOf(t testing.TB, err error) *Error {
 }
 
 // The promises of package ledger.
-// LO-202, LO-101, ORCH-3021, ORCH-3099
+// LO-202, LO-101, LO-883, ORCH-3021, ORCH-3099
 func TestSQLiteKeepsThePromises(t *testing.T) {
 	ledgertest.Run(t, func(t testing.TB) ledgertest.Opened { return opened(t, open(t, Options{})) })
 }
@@ -209,6 +209,11 @@ func forget(t tester, l *Ledger, oldest time.Time) {
 				break
 			}
 			if err := l.w.transaction(func() error { return l.w.remove(doomed) }); err != nil {
+				break
+			}
+		}
+		for {
+			if more, err := l.w.forgetBatch(oldest); err != nil || !more {
 				break
 			}
 		}

@@ -5,6 +5,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/record/ledger/entry"
@@ -31,7 +32,9 @@ func (l *Ledger) sweepStep() (more bool) {
 	switch {
 	case err != nil:
 	case len(doomed) == 0:
-		more, err = l.w.shrink()
+		if more, err = l.w.forgetBatch(l.oldest()); !more && err == nil {
+			more, err = l.w.shrink()
+		}
 	case l.o.BeforeForgetting == nil:
 		err = l.w.transaction(func() error { return l.w.remove(doomed) })
 		more = err == nil
@@ -91,7 +94,7 @@ func (l *Ledger) oldest() time.Time {
 	return l.o.Now().Add(-l.o.RetainAge)
 }
 
-// nextSweep is when the oldest finished task gets too old, and in a minute at the soonest; zero if there is no finished task. An
+// nextSweep is when the oldest finished task or batch gets too old, and in a minute at the soonest; zero if there is none. An
 // idle ledger is not woken before.
 func (l *Ledger) nextSweep() time.Time {
 	if l.o.RetainAge <= 0 {
@@ -99,14 +102,15 @@ func (l *Ledger) nextSweep() time.Time {
 	}
 	soonest := l.o.Now().Add(sweepEvery)
 	var first sql.NullInt64
-	err := l.w.conn.QueryRowContext(context.Background(), "SELECT min(finished_ms) FROM task WHERE finished_ms IS NOT NULL").Scan(&first)
+	err := l.w.conn.QueryRowContext(context.Background(), `SELECT min(ms) FROM (SELECT min(finished_ms) AS ms FROM task WHERE finished_ms IS NOT NULL
+		UNION ALL SELECT min(ended_ms) FROM batch WHERE ended_ms IS NOT NULL)`).Scan(&first)
 	if err != nil {
 		return soonest
 	}
 	if !first.Valid {
 		return time.Time{}
 	}
-	// A task of exactly this age is not too old yet, so a millisecond is added.
+	// What is of exactly this age is not too old yet, so a millisecond is added.
 	if due := entry.FromMS(first).Add(l.o.RetainAge + time.Millisecond); due.After(soonest) {
 		return due
 	}
@@ -125,6 +129,26 @@ func (w *writer) remove(doomed []int64) error {
 		}
 	}
 	return nil
+}
+
+// forgetBatch removes lines of the batch that ended first, if that was before oldest, and the batch with its last lines (LO-883). Its tasks ended before it, so they
+// are gone. It reports whether there was such a batch.
+func (w *writer) forgetBatch(oldest time.Time) (found bool, err error) {
+	var seq int64
+	err = w.conn.QueryRowContext(context.Background(), `SELECT seq FROM batch WHERE ended_ms < ? ORDER BY ended_ms, seq LIMIT 1`, oldest.UnixMilli()).Scan(&seq)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	err = w.transaction(func() error {
+		if err := w.exec(`DELETE FROM batch_line WHERE (batch, n) IN (SELECT batch, n FROM batch_line WHERE batch = ? LIMIT ?)`, seq, sweepTasks); err != nil {
+			return err
+		}
+		return w.exec(`DELETE FROM batch WHERE seq = ?1 AND NOT EXISTS (SELECT 1 FROM batch_line WHERE batch = ?1)`, seq)
+	})
+	return err == nil, err
 }
 
 // doomed are the next finished tasks to remove: those that ended before oldest, and further ones while the ledger holds more
