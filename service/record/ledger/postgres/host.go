@@ -48,8 +48,8 @@ func (x *transaction) announce(ctx context.Context, by task.Host) error {
 func (r *Reader) Hosts(ctx context.Context) ([]task.Host, error) {
 	var found []task.Host
 	rows, err := r.query(ctx, `SELECT h.id, h.name, h.address, h.version, h.since, h.seen, coalesce(c.until > clock_timestamp(), false), hp.pool, hp.about,
-		coalesce(p.fence = c.fence, false) FROM host h LEFT JOIN claim c ON c.fence = (SELECT max(l.fence) FROM claim l WHERE l.owner = h.id)
-		LEFT JOIN host_pool hp ON hp.host = h.id LEFT JOIN pool p ON p.id = hp.pool ORDER BY h.name, h.id, hp.pool`)
+		coalesce(p.fence = c.fence, false) FROM host h LEFT JOIN (SELECT owner, max(fence) AS fence FROM claim GROUP BY owner) l ON l.owner = h.id
+		LEFT JOIN claim c ON c.fence = l.fence LEFT JOIN host_pool hp ON hp.host = h.id LEFT JOIN pool p ON p.id = hp.pool ORDER BY h.name, h.id, hp.pool`)
 	if err == nil {
 		var h task.Host
 		var id, text []byte
