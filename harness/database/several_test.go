@@ -226,3 +226,54 @@ func TestADaemonThatHangsIsFenced(t *testing.T) {
 	require.NoError(t, r.ask(b, "next", "slow"))
 	require.Equal(t, sum, r.end(b, "next"))
 }
+
+// LO-721: daemons are restarted one after the other under clients that read through the other one. Each gives its queue up as it stops, and the other one goes on at once: with the
+// same bytes, in the same order, and nobody is refused.
+func TestARollingRestartLosesNothing(t *testing.T) {
+	r := newRig(t)
+	dirs := map[string]string{"attic": t.TempDir(), "cellar": t.TempDir()}
+	a := r.hostIn(dirs["attic"], "attic", "slow")
+	require.NoError(t, r.ask(a, "undisturbed", "slow"))
+	sum := r.end(a, "undisturbed")
+	b := r.hostIn(dirs["cellar"], "cellar", "slow")
+	ids := []string{"t-0", "t-1", "t-2", "t-3"}
+	streams := map[string]*client.Stream{}
+	for _, id := range ids {
+		require.NoError(t, r.ask(a, id, "slow"))
+	}
+	for _, id := range ids[:2] {
+		require.NoError(t, watch.Poll(t.Context(), "a stream through the other host", func() (err error) {
+			streams[id], err = b.Client.Open(t.Context(), id)
+			return err
+		}))
+	}
+	tokens(t, streams["t-0"], 3)
+	asked := time.Now()
+	code, err := a.Stop(syscall.SIGTERM)
+	require.NoError(t, err)
+	require.Zero(t, code, a.Tail(20))
+	t.Logf("the first one stopped in %s", time.Since(asked))
+	tokens(t, streams["t-0"], 1)
+	t.Logf("the next token came %s after the signal", time.Since(asked))
+	a = r.hostIn(dirs["attic"], "attic", "slow")
+	for _, id := range ids[2:] {
+		require.NoError(t, watch.Poll(t.Context(), "a stream through the host that was restarted", func() (err error) {
+			streams[id], err = a.Client.Open(t.Context(), id)
+			return err
+		}))
+	}
+	require.NoError(t, streams["t-0"].Rest())
+	require.NoError(t, streams["t-1"].Rest())
+	tokens(t, streams["t-2"], 3)
+	code, err = b.Stop(syscall.SIGTERM)
+	require.NoError(t, err)
+	require.Zero(t, code, b.Tail(20))
+	for _, id := range ids[2:] {
+		require.NoError(t, streams[id].Rest())
+	}
+	for _, id := range ids {
+		require.NotNil(t, streams[id].End, "%s: %+v", id, streams[id].Fail)
+		got, _ := streams[id].Digest()
+		require.Equal(t, sum, got)
+	}
+}
