@@ -27,7 +27,7 @@ var core = []string{
 
 // Mutate breaks the core in one small place at a time, and shows which of these mutants no test of the package notices (LO-853). -in names other packages, with
 // commas between them; -sample tries that many mutants only, always the same; -within is how long all of it may take (2h). Results are kept in the user's
-// cache folder for as long as the package's files are the same. It is no part of `test`.
+// cache folder for as long as the package's files, and what it imports, are the same. It is no part of `test`.
 func Mutate(ctx context.Context, in *string, sample *int, within *time.Duration) error {
 	o := mutate.Options{Packages: core, Within: 2 * time.Hour}
 	if in != nil {
@@ -39,7 +39,10 @@ func Mutate(ctx context.Context, in *string, sample *int, within *time.Duration)
 	if within != nil {
 		o.Within = *within
 	}
-	return run(ctx, o, mutate.Goal)
+	if o.Sample > 0 { // a package has too few of them to be judged alone
+		return run(ctx, o, mutate.Judge, mutate.Goal)
+	}
+	return run(ctx, o, mutate.JudgeEach, mutate.Goal)
 }
 
 // Mutants has the target that `proof` uses.
@@ -47,10 +50,10 @@ type Mutants mg.Namespace
 
 // Sample tries 200 mutants of the core, always the same (LO-854), as part of `proof`.
 func (Mutants) Sample(ctx context.Context) error {
-	return run(ctx, mutate.Options{Packages: core, Sample: 200, Within: time.Hour}, mutate.Floor)
+	return run(ctx, mutate.Options{Packages: core, Sample: 200, Within: time.Hour}, mutate.Judge, mutate.Floor)
 }
 
-func run(ctx context.Context, o mutate.Options, least float64) error {
+func run(ctx context.Context, o mutate.Options, judge func([]mutate.Result, float64) error, least float64) error {
 	// The daemon refuses a data folder that a group can write (LO-813), and the tests' folders are made under this process's mask.
 	defer syscall.Umask(syscall.Umask(0o022))
 	cache, err := os.UserCacheDir()
@@ -63,5 +66,5 @@ func run(ctx context.Context, o mutate.Options, least float64) error {
 	if err != nil {
 		return err
 	}
-	return mutate.Judge(results, least)
+	return judge(results, least)
 }

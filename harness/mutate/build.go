@@ -16,12 +16,14 @@ import (
 	"go/token"
 	"go/types"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // switches is what a woven package has besides: which of its mutants is on, and a note of those that a test reached.
@@ -104,7 +106,14 @@ type subject struct {
 	exe     string
 	flags   []string // of the tests
 	mutants []Mutant
-	digest  string // of its files and its tests
+	digest  string // of its files, its tests, and what it imports
+	sound   *soundness
+}
+
+// soundness says whether tests that judge together pass together without a mutant.
+type soundness struct {
+	mu  sync.Mutex
+	are map[string]bool
 }
 
 func list(ctx context.Context, o Options, args ...string) (found []listed, err error) {
@@ -171,7 +180,7 @@ func read(ctx context.Context, o Options, path string) (s subject, woven map[str
 		woven[name] = f.weave()
 	}
 	woven["mutant_switches.go"] = fmt.Appendf(nil, switches, s.Name, len(s.mutants))
-	s.digest, err = digest(s.Dir)
+	s.digest, err = digest(s.Dir, exports)
 	return s, woven, err
 }
 
@@ -188,13 +197,17 @@ func imports(file *ast.File, info *types.Info) map[string]string {
 	return names
 }
 
-// digest is of all files of the package's folder, so of its tests and what they read beside them too.
-func digest(dir string) (string, error) {
+// digest is of all files of the package's folder, so of its tests and what they read beside them too, and of the packages that it imports, whose compiled files have
+// their digest as a name.
+func digest(dir string, exports map[string]string) (string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return "", fmt.Errorf("reading the package: %w", err)
 	}
 	sum := sha256.New()
+	for _, path := range slices.Sorted(maps.Keys(exports)) {
+		fmt.Fprintf(sum, "%s %s\n", path, filepath.Base(exports[path]))
+	}
 	for _, e := range entries {
 		if e.IsDir() {
 			continue

@@ -109,10 +109,46 @@ func (s *subject) judge(ctx context.Context, o Options, r reach, id int) (string
 			return "", err
 		}
 		if failed {
+			if failed, err = s.confirm(ctx, o, r, id, names, 5*takes[g]+10*time.Second); err != nil {
+				return "", err
+			}
+		}
+		if failed {
 			return Killed, nil
 		}
 	}
 	return Survived, nil
+}
+
+// confirm reports whether it was the mutant that failed these tests. Where they fail together without one too, each has to judge alone.
+func (s *subject) confirm(ctx context.Context, o Options, r reach, id int, names []string, within time.Duration) (bool, error) {
+	only := "-test.run=^(" + strings.Join(names, "|") + ")$"
+	s.sound.mu.Lock()
+	sound, known := s.sound.are[only]
+	s.sound.mu.Unlock()
+	if !known {
+		_, failed, err := s.run(ctx, o, nil, within, only, "-test.failfast")
+		if err != nil {
+			return false, err
+		}
+		sound = !failed
+		s.sound.mu.Lock()
+		s.sound.are[only] = sound
+		s.sound.mu.Unlock()
+		if failed {
+			fmt.Fprintf(o.Out, "%d tests of %s fail together without a mutant, so each judges alone\n", len(names), s.ImportPath)
+		}
+	}
+	if sound {
+		return true, nil
+	}
+	for _, name := range names {
+		_, failed, err := s.run(ctx, o, []string{"LLORCH_MUTANT=" + strconv.Itoa(id)}, 5*r.takes[name]+10*time.Second, "-test.run=^"+name+"$")
+		if failed || err != nil {
+			return failed, err
+		}
+	}
+	return false, nil
 }
 
 var usesRapid = regexp.MustCompile(`rapid\.nofailfile`)

@@ -66,7 +66,11 @@ func (r Result) Count() (tried, killed int) {
 func (r Result) String() string {
 	tried, killed := r.Count()
 	var text strings.Builder
-	fmt.Fprintf(&text, "%s: %d of %d killed (%.1f %%), %d equivalent", r.Package, killed, tried, 100*share(tried, killed), r.Equivalent)
+	if tried == 0 {
+		fmt.Fprintf(&text, "%s: none tried, %d equivalent", r.Package, r.Equivalent)
+	} else {
+		fmt.Fprintf(&text, "%s: %d of %d killed (%.1f %%), %d equivalent", r.Package, killed, tried, 100*share(tried, killed), r.Equivalent)
+	}
 	if tried < r.Wanted {
 		fmt.Fprintf(&text, ", no time for %d", r.Wanted-tried)
 	}
@@ -99,6 +103,17 @@ func Judge(results []Result, least float64) error {
 		return fmt.Errorf("the tests noticed %d of %d mutants: write tests for the survivors, or say in equivalent.txt why no test can", killed, tried)
 	}
 	return nil
+}
+
+// JudgeEach is an error where that is so of a package.
+func JudgeEach(results []Result, least float64) error {
+	var all []error
+	for _, r := range results {
+		if err := Judge([]Result{r}, least); err != nil {
+			all = append(all, fmt.Errorf("%s: %w", r.Package, err))
+		}
+	}
+	return errors.Join(all...)
 }
 
 // Run judges the packages' mutants, one package after the other, and says each as it is done.
@@ -139,6 +154,7 @@ var errTime = errors.New("the time for mutants is over")
 // mutate judges the mutants of one package that are chosen; nil: all.
 func (s *subject) mutate(ctx context.Context, o Options, woven map[string][]byte, chosen map[string]bool, why map[string]string) (r Result, err error) {
 	r = Result{Package: s.ImportPath, Outcomes: map[string]string{}, Lines: map[string]int{}}
+	s.sound = &soundness{are: map[string]bool{}}
 	kept := recall(o.Cache, s)
 	defer func() { err = errors.Join(err, kept.store()) }()
 	var ids []int
@@ -196,7 +212,7 @@ func (s *subject) mutate(ctx context.Context, o Options, woven map[string][]byte
 	return r, beside.Wait()
 }
 
-// memo are results of earlier runs, as long as the package's files are the same.
+// memo are results of earlier runs, as long as the package's files and what it imports are the same.
 type memo struct {
 	path     string
 	Digest   string

@@ -80,6 +80,12 @@ func TestTooFewKilledIsAnError(t *testing.T) {
 	require.NoError(t, Judge(result(17, 3, 20), Goal))
 	require.ErrorContains(t, Judge(result(16, 4, 20), Goal), "16 of 20")
 	require.ErrorContains(t, Judge(result(20, 0, 21), Goal), "20 of 21")
+
+	both := append(result(100, 0, 100), result(16, 4, 20)...)
+	both[1].Package = "weak"
+	require.NoError(t, Judge(both, Goal))
+	require.ErrorContains(t, JudgeEach(both, Goal), "weak: the tests noticed 16 of 20", "one package does not make up for another")
+	require.Contains(t, Result{Package: "none"}.String(), "none tried")
 }
 
 // LO-855: who is on the list has a reason there.
