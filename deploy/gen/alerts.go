@@ -97,6 +97,12 @@ var rules = []rule{
 		story: story{"4m", "8m", "20m", at(nil), []told{{"llorch_tls_not_after_seconds", "1300000x5 1200000x5 9000000x20"}}},
 	},
 	{
+		name: "LlamaOrchHostGone", severity: "warning", wait: "5m", anchor: "a-host-is-gone",
+		expr:    `llorch_hosts{state="gone"} > 0`,
+		summary: "A host that shares the record of {{instance}} is gone", description: "It was not heard of for longer than its lease. Another host has its pools, if one has them too; tasks of the others wait for it, for a day.",
+		story: story{"4m", "12m", "25m", at(map[string]string{"state": "gone"}), []told{{`llorch_hosts{state="gone"}`, "0x4 1x10 0x20"}}},
+	},
+	{
 		name: "LlamaOrchArtifactsDamaged", severity: "warning", expr: `increase(llorch_artifacts_damaged_total[1h]) > 0`, anchor: "artifacts-are-damaged",
 		summary: "Artifacts at {{instance}} are not what their ids say", description: "Files in the data folder have changed behind llama-orch's back, or the disk fails. Damaged ones are not served.",
 		story: story{"4m", "10m", "90m", at(nil), []told{{"llorch_artifacts_damaged_total", "0x5 1x100"}}},

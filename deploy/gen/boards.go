@@ -39,6 +39,7 @@ var overview = board{"overview", "overview", "Is the box well, and what is it do
 			query{`histogram_quantile(0.99, sum by (le) (rate(llorch_ledger_commit_ms_bucket` + rate + `)))`, "commit"}, query{`sum(increase(llorch_ledger_errors_total` + rate + `))`, "not written"}),
 		line("Configuration", "1 if the file, when it was last read, came into force.", "none", query{`llorch_config_last_reload_successful`, "{{instance}}"}),
 		line("Certificate", "For how long it is valid. 0 without TLS, too.", "s", query{`clamp_min(llorch_tls_not_after_seconds - time(), 0)`, "{{instance}}"}),
+		line("Hosts", "Daemons that share the record, and queues that were taken from one that was gone.", "none", query{`llorch_hosts`, "{{instance}}, {{state}}"}, query{`increase(llorch_takeovers_total` + rate + `)`, "{{instance}}, taken"}),
 	}},
 }}
 

@@ -30,7 +30,7 @@ func TestSpecAndLintAgree(t *testing.T) {
 	spec, err := metrics.ReadSpec(filepath.Join(root, metrics.SpecPath))
 	require.NoError(t, err)
 	require.Empty(t, metrics.Differences(spec, contract(t).Series))
-	require.Len(t, spec, 69)
+	require.Len(t, spec, 71)
 }
 
 // ORCH-3028, ORCH-3053: the reasons of a restart are those that the pools tell apart.

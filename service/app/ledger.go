@@ -32,8 +32,9 @@ type record interface {
 
 // openLedger opens the record of tasks. Where the options say so, it sets the old one aside first.
 func (a *App) openLedger() (err error) {
+	sharing := lease.NewMetrics(a.registry)
 	if a.o.Config.Ledger.Postgres.On() {
-		err = a.openPostgres()
+		err = a.openPostgres(sharing)
 	} else {
 		err = a.openSQLite()
 	}
@@ -78,7 +79,7 @@ func (a *App) openSQLite() error {
 }
 
 // openPostgres opens the record in the database. A record that the data folder has of its own would be forgotten: that is for the operator to decide.
-func (a *App) openPostgres() error {
+func (a *App) openPostgres(sharing *lease.Metrics) error {
 	c := a.o.Config
 	if path := filepath.Join(c.DataDir, sqlite.FileName); exists(path) {
 		return fmt.Errorf("the data folder has a record of tasks of its own, %s, and ledger.postgres names another: move it with `orchestratord ledger move --to postgres --config FILE`, "+
@@ -109,7 +110,7 @@ func (a *App) openPostgres() error {
 	}
 	a.ledger = l
 	a.hosts = lease.New(lease.Options{
-		Ledger: l, Self: a.self, Took: a.took, Lease: c.Hosts.Lease, Alone: control.Alone(c), Log: a.o.Log.Named("hosts"),
+		Ledger: l, Self: a.self, Took: a.took, Lease: c.Hosts.Lease, Alone: control.Alone(c), Metrics: sharing, Log: a.o.Log.Named("hosts"),
 	})
 	return nil
 }

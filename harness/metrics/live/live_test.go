@@ -281,7 +281,7 @@ var table = []action{
 		require.NoError(t, err)
 		return []metrics.Move{
 			is(1, `llorch_build_info`), is(0, `llorch_queue_stuck`), is(4+2, `llorch_replica_state{state="ready"}`), is(0, `llorch_replica_state{replica_id="gone-0",state="ready"}`),
-			is(1, `llorch_pool_info{pool_id="haiku",model_id="haiku",engine="llamacpp"}`), is(1, `llorch_config_last_reload_successful`), is(0, `llorch_tls_not_after_seconds`),
+			is(1, `llorch_pool_info{pool_id="haiku",model_id="haiku",engine="llamacpp"}`), is(1, `llorch_config_last_reload_successful`), is(0, `llorch_tls_not_after_seconds`), is(1, `llorch_hosts{state="up"}`), is(0, `llorch_hosts{state="gone"}`),
 			is(degrees, `llorch_gpu_temperature_celsius{device="0"}`), is(joules, `llorch_gpu_energy_joules_total`), is(2, `llorch_gpu_healthy`), is(0, `llorch_gpu_memory_bytes{device="1",kind="promised"}`),
 			is(float64(size), `llorch_data_folder_bytes{kind="size"}`), // others write to the disk meanwhile, so nobody can say what is free
 			is(1, `model_state{model_id="haiku",state="Active"}`), is(0, `model_state{model_id="haiku",state="Retired"}`),

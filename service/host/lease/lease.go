@@ -37,8 +37,9 @@ type Options struct {
 	// Lease is how long a daemon holds its pools after it was last heard of. The others are looked at eight times in that.
 	Lease time.Duration
 	// Alone says why this daemon must not share the ledger with others that are up; empty: it may.
-	Alone string
-	Log   *zap.Logger
+	Alone   string
+	Metrics *Metrics
+	Log     *zap.Logger
 }
 
 // Keeper keeps them. Its methods may be called from several goroutines.
@@ -126,6 +127,7 @@ func (k *Keeper) see(ctx context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.hosts = hosts
+	k.o.Metrics.saw(hosts)
 	return nil
 }
 
@@ -140,6 +142,7 @@ func (k *Keeper) Claim(ctx context.Context) error {
 	if err := k.alone(self.ID); err != nil {
 		return err
 	}
+	before := k.Hosts()
 	by := self
 	by.Pools = slices.Clone(self.Pools)
 	for i := range by.Pools {
@@ -160,7 +163,14 @@ func (k *Keeper) Claim(ctx context.Context) error {
 	k.mu.Unlock()
 	for _, id := range c.Pools {
 		if !was[id] {
-			k.o.Log.Info("took a pool's queue", zap.String("pool_id", id), zap.Uint64("fence", c.Fence))
+			from := ""
+			for _, h := range before {
+				if p := h.Pool(id); p != nil && p.Holds && h.ID != self.ID {
+					from = h.Name
+					k.o.Metrics.takeovers.Inc()
+				}
+			}
+			k.o.Log.Info("took a pool's queue", zap.String("pool_id", id), zap.Uint64("fence", c.Fence), zap.String("from_host", from))
 		}
 	}
 	return k.see(ctx)

@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
@@ -75,13 +77,13 @@ func rig(t *testing.T, digest string, hosts ...task.Host) (*Keeper, *store, *obs
 	core, logs := observer.New(zapcore.DebugLevel)
 	took := &[]ledger.Claim{}
 	k := New(Options{
-		Ledger: s, Lease: 5 * time.Second, Log: zap.New(core), Took: func(c ledger.Claim) { *took = append(*took, c) },
+		Ledger: s, Lease: 5 * time.Second, Log: zap.New(core), Metrics: NewMetrics(prometheus.NewRegistry()), Took: func(c ledger.Claim) { *took = append(*took, c) },
 		Self: func() task.Host { return task.Host{ID: "a", Pools: []task.HostPool{{ID: "p", Digest: digest}}} },
 	})
 	return k, s, logs, took
 }
 
-// LO-711: a daemon holds what nobody does, stands by for what another has, says who that is, and takes it once the other's lease is over, within a lease.
+// LO-711, LO-722: a daemon holds what nobody does, stands by for what another has, says who that is, and takes it once the other's lease is over, within a lease.
 func TestStandsByAndTakesOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, s, _, took := rig(t, "d", other(true, true, "d"))
@@ -97,11 +99,15 @@ func TestStandsByAndTakesOver(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		synctest.Wait()
 		require.Len(t, s.asked, 1, "nothing is claimed while there is nothing to claim")
+		require.InDelta(t, 1, testutil.ToFloat64(k.o.Metrics.hosts.WithLabelValues("up")), 0)
+		require.Zero(t, testutil.ToFloat64(k.o.Metrics.takeovers))
 		s.change(func() { s.hosts = []task.Host{other(false, true, "d")} })
 		time.Sleep(5 * time.Second / looks)
 		synctest.Wait()
 		require.NoError(t, k.Refusal("p"))
 		require.Len(t, *took, 2)
+		require.InDelta(t, 1, testutil.ToFloat64(k.o.Metrics.hosts.WithLabelValues("gone")), 0)
+		require.InDelta(t, 1, testutil.ToFloat64(k.o.Metrics.takeovers), 0)
 		require.NoError(t, k.Stop(t.Context()))
 	})
 }
