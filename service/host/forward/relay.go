@@ -5,6 +5,7 @@ package forward
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,33 +26,40 @@ import (
 )
 
 // relay is a stream of a task's events that another daemon sends. When that daemon goes away, the stream goes on at whichever daemon takes the task over, behind
-// the last event that went through, and its reader sees one stream (LO-720).
+// the last event that went through, and its reader sees one stream (LO-720). One goroutine reads, and closes.
 type relay struct {
 	f     *Forwarder
 	front gate.Front
 	r     *http.Request // of the reader
 	id    string        // of the task
 	log   *zap.Logger
-	out   *io.PipeWriter
+	ctx   context.Context
+	stop  context.CancelFunc
+	watch sync.WaitGroup
 
-	host string       // the id of the daemon that sends
-	last string       // the id of the last event that went through
-	over bool         // that was the task's last
-	came atomic.Int64 // how much has come
+	rest  []byte // of an event that has not come whole
+	out   []byte // whole events that the reader has not taken
+	last  string // the id of the last event that went through
+	over  bool   // that was the task's last
+	left  bool   // the daemon has ended this stream alone
+	began time.Time
+	said  time.Time // when the reader was told that it waits
+
+	mu   sync.Mutex
+	body io.ReadCloser // nil: it is looked for who has the task
+	host string        // the id of the daemon that sends
+	came atomic.Int64  // how often something has come
 }
 
 const (
-	// maxFrame bounds one event. A daemon's events are smaller.
-	maxFrame = 64 << 20
+	// maxEvent bounds one event. A daemon's events are smaller.
+	maxEvent = 64 << 20
 	// tryEvery is how often it is looked for who has the task now, and sayEvery how often the reader is told that this goes on.
 	tryEvery = 200 * time.Millisecond
 	sayEvery = time.Second
 	// asideID begins the id of an error that ends one stream and not its task (LO-827).
 	asideID = "999999999999999999-"
 )
-
-// errLeft says that a stream's daemon has the task no more.
-var errLeft = errors.New("another daemon has the task")
 
 // streamOf is the task whose events a request asks for; false: it asks for something else.
 func streamOf(r *http.Request) (id string, ok bool) {
@@ -60,100 +68,167 @@ func streamOf(r *http.Request) (id string, ok bool) {
 }
 
 // relay puts one before the body of another daemon's answer.
-func (f *Forwarder) relay(front gate.Front, r *http.Request, id string, from task.Host, body io.ReadCloser) io.ReadCloser {
-	in, out := io.Pipe()
+func (f *Forwarder) relay(front gate.Front, r *http.Request, id string, from task.Host, body io.ReadCloser) *relay {
 	ctx, stop := context.WithCancel(r.Context())
-	last := r.Header.Get("Last-Event-ID")
-	if last == "" {
-		last = r.URL.Query().Get("after")
+	l := &relay{f: f, front: front, r: r, id: id, log: f.o.Log.With(zap.String("job_id", id)), ctx: ctx, stop: stop, body: body, host: from.ID}
+	if l.last = r.Header.Get("Last-Event-ID"); l.last == "" {
+		l.last = r.URL.Query().Get("after")
 	}
-	l := &relay{f: f, front: front, r: r, id: id, log: f.o.Log.With(zap.String("job_id", id)), out: out, host: from.ID, last: last}
-	go func() {
-		_ = contain.Do(l.log, "passing a stream on panicked", func() {
-			err := errors.New("it panicked")
-			defer func() { _ = out.CloseWithError(err) }() // nil is the end
-			err = l.run(ctx, body)
-		})
-	}()
-	return struct {
-		io.Reader
-		io.Closer
-	}{in, closer(func() error {
-		stop()
-		return in.Close()
-	})}
-}
-
-type closer func() error
-
-func (c closer) Close() error { return c() }
-
-// run passes the stream on until its task's last event, its reader's end, or until nobody has the task for too long.
-func (l *relay) run(ctx context.Context, body io.ReadCloser) error {
-	for {
-		err := l.copy(ctx, body)
-		_ = body.Close()
-		if l.over || ctx.Err() != nil {
-			return ctx.Err()
-		}
-		l.log.Info("the host that sends a task's stream has gone, and the stream waits for the one that takes the task over", zap.String("host_id", l.host), zap.String("last_event", l.last), zap.Error(err))
-		if body, err = l.next(ctx); body == nil {
-			return err
-		}
-	}
-}
-
-// copy passes on whole events alone, so that none is cut where the daemon behind it goes away.
-func (l *relay) copy(ctx context.Context, body io.ReadCloser) error {
-	watching, stop := context.WithCancel(ctx)
-	var watch sync.WaitGroup
-	watch.Go(func() {
-		_ = contain.Do(l.log, "watching a stream that is passed on panicked", func() { l.watch(watching, body) })
+	l.watch.Go(func() {
+		contain.Loop(ctx, l.log, "watching a stream that is passed on panicked, and goes on", l.look)
 	})
-	defer watch.Wait()
-	defer stop()
-	lines := bufio.NewReaderSize(body, 16<<10)
-	var frame []byte
+	return l
+}
+
+// Close implements io.Closer.
+func (l *relay) Close() error {
+	l.stop()
+	l.setBody(nil, "")
+	l.watch.Wait()
+	return nil
+}
+
+// setBody has the stream go on with another body, and closes the one before.
+func (l *relay) setBody(body io.ReadCloser, host string) {
+	l.mu.Lock()
+	was := l.body
+	l.body, l.host = body, host
+	l.mu.Unlock()
+	if was != nil {
+		_ = was.Close()
+	}
+}
+
+// Read implements io.Reader. It returns whole events alone, so that none is cut where the daemon behind it goes away; only one that is larger than p comes in
+// pieces, once it is there.
+func (l *relay) Read(p []byte) (int, error) {
 	for {
-		line, err := lines.ReadSlice('\n')
-		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-			return err // what has come of an event is dropped
+		if n := copy(p, l.out); n > 0 {
+			l.out = l.out[n:]
+			return n, nil
 		}
-		l.came.Add(int64(len(line)))
-		frame = append(frame, line...)
-		if len(frame) > maxFrame {
-			return fmt.Errorf("an event of more than %d bytes", maxFrame)
+		if l.over {
+			return 0, io.EOF
 		}
-		if !bytes.HasSuffix(frame, []byte("\n\n")) {
+		if err := l.ctx.Err(); err != nil {
+			return 0, err
+		}
+		body := l.body // which nobody else sets
+		if body == nil {
+			if err := l.wait(); err != nil {
+				return 0, err
+			}
 			continue
 		}
-		id, kind := heads(frame)
-		if strings.HasPrefix(id, asideID) {
-			return errLeft // this stream has ended, and its task has not
+		n, err := l.events(p, body)
+		if n > 0 {
+			return n, nil
 		}
-		if _, err := l.out.Write(frame); err != nil {
-			return err
+		if err != nil && !l.over {
+			l.log.Info("the host that sends a task's stream has gone, and the stream waits for the one that takes the task over", zap.String("host_id", l.host), zap.String("last_event", l.last), zap.Error(err))
+			l.rest, l.began, l.said = nil, time.Now(), time.Time{}
+			l.setBody(nil, "")
 		}
-		if id != "" {
-			l.last = id
-		}
-		if l.over = kind == "end" || kind == "error"; l.over {
-			return nil
-		}
-		frame = frame[:0]
 	}
 }
 
-// watch closes a stream that is silent since its daemon hangs or is cut off, once another one has the task.
-func (l *relay) watch(ctx context.Context, body io.Closer) {
+// events reads what has come, and returns how much of it are whole events.
+func (l *relay) events(p []byte, body io.Reader) (int, error) {
+	if len(l.rest) >= len(p) { // an event that is larger
+		if len(l.rest) > maxEvent {
+			return 0, fmt.Errorf("an event of more than %d bytes", maxEvent)
+		}
+		n, err := body.Read(p)
+		l.came.Add(int64(n))
+		l.rest = append(l.rest, p[:n]...)
+		if whole := bytes.LastIndex(l.rest, gap) + len(gap); whole >= len(gap) && l.passes(l.rest[:whole]) {
+			l.out, l.rest = l.rest[:whole:whole], bytes.Clone(l.rest[whole:])
+			return 0, nil
+		}
+		return 0, cmp.Or(l.givenUp(), err)
+	}
+	n := copy(p, l.rest)
+	m, err := body.Read(p[n:])
+	l.came.Add(int64(m))
+	n += m
+	whole := bytes.LastIndex(p[:n], gap) + len(gap)
+	if whole < len(gap) {
+		whole = 0
+	}
+	l.rest = append(l.rest[:0], p[whole:n]...)
+	if whole > 0 && l.passes(p[:whole]) {
+		return whole, nil
+	}
+	return 0, cmp.Or(l.givenUp(), err)
+}
+
+// gap ends an event.
+var gap = []byte("\n\n")
+
+// passes notes which events go through. False: they end this stream alone, and not the task, and are not passed on.
+func (l *relay) passes(events []byte) bool {
+	start := bytes.LastIndex(events[:len(events)-len(gap)], gap) + len(gap) // of the last one
+	if start < len(gap) {
+		start = 0
+	}
+	before, final := events[:start], events[start:]
+	id, kind := heads(final)
+	if strings.HasPrefix(id, asideID) {
+		l.left = true
+		l.note(before)
+		l.out = bytes.Clone(before)
+		return false
+	}
+	l.over = kind == "end" || kind == "error"
+	if id != "" {
+		l.last = id
+	} else {
+		l.note(before)
+	}
+	return true
+}
+
+// note notes the last id of some events.
+func (l *relay) note(events []byte) {
+	for len(events) > 0 {
+		i := bytes.LastIndex(events[:len(events)-len(gap)], gap)
+		start := 0
+		if i >= 0 {
+			start = i + len(gap)
+		}
+		if id, _ := heads(events[start:]); id != "" {
+			l.last = id
+			return
+		}
+		events = events[:start]
+	}
+}
+
+// errLeft says that a daemon has ended its stream, and not the task.
+var errLeft = errors.New("it has ended the stream")
+
+func (l *relay) givenUp() error {
+	if !l.left {
+		return nil
+	}
+	l.left = false
+	return errLeft
+}
+
+// look closes a stream that is silent since its daemon hangs or is cut off, once another one has the task.
+func (l *relay) look(ctx context.Context) {
 	for had := int64(-1); lifecycle.Pause(ctx, l.f.o.Lease); {
 		if now := l.came.Load(); now != had {
 			had = now
 			continue
 		}
-		if owner, err := l.f.o.Holder(ctx, l.id); err == nil && owner != l.host {
+		owner, err := l.f.o.Holder(ctx, l.id)
+		l.mu.Lock()
+		body := l.body
+		moved := err == nil && body != nil && owner != l.host
+		l.mu.Unlock()
+		if moved {
 			_ = body.Close()
-			return
 		}
 	}
 }
@@ -171,29 +246,29 @@ func heads(frame []byte) (id, kind string) {
 	return id, kind
 }
 
-// next is the stream of the daemon that has the task now; nil: there is no more to come, or nobody has taken the task for Patience.
-func (l *relay) next(ctx context.Context) (io.ReadCloser, error) {
-	began, said := time.Now(), time.Time{}
-	for time.Since(began) < l.f.o.Patience {
-		body, done, err := l.ask(ctx)
-		if body != nil || done {
-			return body, err
-		}
-		if time.Since(said) >= sayEvery {
-			said = time.Now()
-			if _, err := io.WriteString(l.out, ": the host of this task has gone; waiting for another one to take it over\n\n"); err != nil {
-				return nil, err
-			}
-		}
-		if !lifecycle.Pause(ctx, tryEvery) {
-			return nil, ctx.Err()
-		}
+// wait looks once for who has the task now. An error says that nobody has taken it for Patience, or that there is no more to come.
+func (l *relay) wait() error {
+	if time.Since(l.began) >= l.f.o.Patience {
+		return fmt.Errorf("no host has taken task %s over within %s", l.id, l.f.o.Patience)
 	}
-	return nil, fmt.Errorf("no host has taken task %s over within %s", l.id, l.f.o.Patience)
+	body, host, done, err := l.ask(l.ctx)
+	switch {
+	case body != nil:
+		l.setBody(body, host)
+		return nil
+	case done:
+		return err
+	case time.Since(l.said) >= sayEvery:
+		l.said = time.Now()
+		l.out = []byte(": the host of this task has gone; waiting for another one to take it over\n\n")
+		return nil
+	}
+	lifecycle.Pause(l.ctx, tryEvery)
+	return nil
 }
 
 // ask opens the stream where the task is now. Done says that asking again is of no use.
-func (l *relay) ask(ctx context.Context) (body io.ReadCloser, done bool, err error) {
+func (l *relay) ask(ctx context.Context) (body io.ReadCloser, host string, done bool, err error) {
 	r := l.r.Clone(ctx)
 	r.Body, r.Close = http.NoBody, true
 	query := r.URL.Query()
@@ -205,10 +280,10 @@ func (l *relay) ask(ctx context.Context) (body io.ReadCloser, done bool, err err
 	}
 	to, err := l.f.ofTask(ctx, l.id)
 	if err != nil {
-		return nil, false, err
+		return nil, "", false, err
 	}
 	var res *http.Response
-	host := l.f.o.Self
+	host = l.f.o.Self
 	if to == nil {
 		res, err = l.here(r)
 	} else {
@@ -216,19 +291,18 @@ func (l *relay) ask(ctx context.Context) (body io.ReadCloser, done bool, err err
 		res, err = l.there(r, *to)
 	}
 	if err != nil {
-		return nil, false, err
+		return nil, "", false, err
 	}
 	switch {
 	case res.StatusCode == http.StatusOK:
-		l.host = host
-		return res.Body, false, nil
+		return res.Body, host, false, nil
 	case res.StatusCode >= http.StatusInternalServerError, res.StatusCode == http.StatusTooManyRequests, res.StatusCode == http.StatusNotFound && to != nil:
 		err = fmt.Errorf("it is answered with %s", res.Status) // such as a daemon that has the claim, and not yet what came with it
 	default:
 		done, err = true, fmt.Errorf("it is answered with %s", res.Status)
 	}
 	_ = res.Body.Close()
-	return nil, done, err
+	return nil, "", done, err
 }
 
 // there asks another daemon.
@@ -271,6 +345,10 @@ func (l *relay) here(r *http.Request) (*http.Response, error) {
 	})}
 	return res, nil
 }
+
+type closer func() error
+
+func (c closer) Close() error { return c() }
 
 // internal is the connection of a request of this process to itself. What is no stream is written as an answer without a length.
 type internal struct {
