@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -37,13 +38,16 @@ type relay struct {
 	stop  context.CancelFunc
 	watch sync.WaitGroup
 
-	rest  []byte // of an event that has not come whole
-	out   []byte // whole events that the reader has not taken
-	last  string // the id of the last event that went through
-	over  bool   // that was the task's last
-	left  bool   // the daemon has ended this stream alone
-	began time.Time
+	rest  []byte    // of an event that has not come whole
+	out   []byte    // whole events that the reader has not taken
+	last  string    // the id of the last event that went through
+	over  bool      // that was the task's last
+	left  bool      // the daemon has ended this stream alone
+	began time.Time // when it began to wait
 	said  time.Time // when the reader was told that it waits
+
+	opened time.Time // when its body was
+	from   string    // the last event before that
 
 	mu   sync.Mutex
 	body io.ReadCloser // nil: it is looked for who has the task
@@ -74,6 +78,7 @@ func (f *Forwarder) relay(front gate.Front, r *http.Request, id string, from tas
 	if l.last = r.Header.Get("Last-Event-ID"); l.last == "" {
 		l.last = r.URL.Query().Get("after")
 	}
+	l.began, l.opened, l.from = time.Now(), time.Now(), l.last
 	l.watch.Go(func() {
 		contain.Loop(ctx, l.log, "watching a stream that is passed on panicked, and goes on", l.look)
 	})
@@ -94,6 +99,7 @@ func (l *relay) setBody(body io.ReadCloser, host string) {
 	was := l.body
 	l.body, l.host = body, host
 	l.mu.Unlock()
+	l.opened, l.from = time.Now(), l.last
 	if was != nil {
 		_ = was.Close()
 	}
@@ -125,11 +131,21 @@ func (l *relay) Read(p []byte) (int, error) {
 			return n, nil
 		}
 		if err != nil && !l.over {
-			l.log.Info("the host that sends a task's stream has gone, and the stream waits for the one that takes the task over", zap.String("host_id", l.host), zap.String("last_event", l.last), zap.Error(err))
-			l.rest, l.began, l.said = nil, time.Now(), time.Time{}
-			l.setBody(nil, "")
+			l.broke(err)
 		}
 	}
+}
+
+// broke has the stream wait for whoever takes the task over. One that breaks off again as soon as it was opened goes on waiting.
+func (l *relay) broke(err error) {
+	if l.last != l.from || time.Since(l.opened) > l.f.o.Lease {
+		l.log.Info("the host that sends a task's stream has gone, and the stream waits for the one that takes the task over", zap.String("host_id", l.host), zap.String("last_event", l.last), zap.Error(err))
+		l.began, l.said = time.Now(), time.Time{}
+	} else {
+		lifecycle.Pause(l.ctx, tryEvery)
+	}
+	l.rest = nil
+	l.setBody(nil, "")
 }
 
 // events reads what has come, and returns how much of it are whole events.
@@ -173,7 +189,7 @@ func (l *relay) passes(events []byte) bool {
 	}
 	before, final := events[:start], events[start:]
 	id, kind := heads(final)
-	if strings.HasPrefix(id, asideID) {
+	if strings.HasPrefix(id, asideID) && stops(final) {
 		l.left = true
 		l.note(before)
 		l.out = bytes.Clone(before)
@@ -186,6 +202,18 @@ func (l *relay) passes(events []byte) bool {
 		l.note(before)
 	}
 	return true
+}
+
+// stops reports whether an error is that of a daemon that stops. Any other one tells the reader something of its own, such as that the task's record has less than it
+// was sent.
+func stops(event []byte) bool {
+	for line := range bytes.Lines(event) {
+		var e task.Envelope
+		if data, ok := bytes.CutPrefix(line, []byte("data: ")); ok && json.Unmarshal(data, &e) == nil {
+			return e.Code == task.ShuttingDown
+		}
+	}
+	return false
 }
 
 // note notes the last id of some events.

@@ -166,12 +166,19 @@ func TestAStreamGoesOnAtAThirdDaemon(t *testing.T) {
 	require.Equal(t, []string{"7-aa", "7-aa", "7-aa", "8-aa"}, c.asked)
 }
 
-// LO-720: an error that ends one stream and not its task is no end.
+// LO-720: a daemon that stops ends its streams and not their tasks. Any other error of a stream alone is for its reader.
 func TestAStreamThatItsDaemonGivesUpGoesOn(t *testing.T) {
-	b := newSender(t, sends(event(1, "token")+"id: 999999999999999999-aa\nevent: error\ndata: {}\n\n", true), sends(event(2, "end"), true))
-	got, err := newThrough(t, newSender(t), b, newSender(t), "b").read()
+	const aside = "id: 999999999999999999-aa\nevent: error\ndata: {\"code\":%q}\n\n"
+	lost := event(1, "token") + fmt.Sprintf(aside, "WORKER_RESET")
+	got, err := newThrough(t, newSender(t), newSender(t, sends(lost, true)), newSender(t), "b").read()
+	require.NoError(t, err)
+	require.Equal(t, lost, got)
+
+	b := newSender(t, sends(event(1, "token")+fmt.Sprintf(aside, "SHUTTING_DOWN"), true), sends(event(2, "end"), true))
+	got, err = newThrough(t, newSender(t), b, newSender(t), "b").read()
 	require.NoError(t, err)
 	require.Equal(t, event(1, "token")+event(2, "end"), got)
+	require.Equal(t, []string{"", "1-aa"}, b.asked)
 }
 
 // LO-720.2: a daemon that hangs says nothing, and another one has the task by then.
@@ -202,4 +209,19 @@ func TestAStreamThatNobodyTakesBreaksOff(t *testing.T) {
 	got, err = newThrough(t, a, b, newSender(t), "b", "").read()
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF, "it is forgotten")
 	require.Equal(t, event(1, "token"), got)
+}
+
+// LO-720.1: a daemon that answers and breaks off at once, again and again, is not asked without a pause, nor for ever.
+func TestAStreamThatBreaksOffAtOnceIsNotAskedForEver(t *testing.T) {
+	answers := []func(http.ResponseWriter, *http.Request){sends(event(1, "token"), false)}
+	for range 100 {
+		answers = append(answers, sends(": hello\n\n", false))
+	}
+	b := newSender(t, answers...)
+	got, err := newThrough(t, newSender(t), b, newSender(t), "b").read()
+	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+	require.Contains(t, got, event(1, "token"))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	require.LessOrEqual(t, len(b.asked), 2+int(2*time.Second/tryEvery))
 }
