@@ -52,7 +52,7 @@ type relay struct {
 	mu   sync.Mutex
 	body io.ReadCloser // nil: it is looked for who has the task
 	host string        // the id of the daemon that sends
-	came atomic.Int64  // how often something has come
+	came atomic.Int64  // bytes
 }
 
 const (
