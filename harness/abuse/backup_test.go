@@ -97,13 +97,15 @@ pools:
 	}
 	stop := make(chan struct{})
 	var load sync.WaitGroup
-	load.Go(func() { // the ledger is written to all the time
+	load.Go(func() { // the ledger is written to all the time, by one task behind the other: the queue never fills, however slow the machine is
 		for i := 0; ; i++ {
 			select {
 			case <-stop:
 				return
 			default:
-				submit(d, fmt.Sprint("load-", i), "fast")
+				id := fmt.Sprint("load-", i)
+				submit(d, id, "fast")
+				end(d, id)
 			}
 		}
 	})

@@ -41,7 +41,7 @@ pools:
 	for _, p := range pools {
 		pace := ""
 		if strings.HasPrefix(p, "slow") {
-			pace = "pace: 5, "
+			pace = "pace: 10, "
 		}
 		fmt.Fprintf(&text, "  - {id: %s, model: {id: m-%[1]s, ref: \"file:%s\"}, device: cpu, ctx: 256, sampler_profile: v1, %sprovisioning: {mode: builtin}}\n", p, r.lab.Model, pace)
 	}
