@@ -106,6 +106,13 @@ func (Check) Package(ctx context.Context) error {
 	}})
 }
 
+// Hosts has three daemons on one database in trouble, for a minute (LO-730). It is no part of `test`.
+func (Check) Hosts(ctx context.Context) error {
+	return prepared(ctx, step.Step{Name: "hosts in trouble", Target: "check:hosts", Run: func(ctx context.Context, t *tally.Tally) error {
+		return step.GoTest(ctx, t, "-count=1", "-tags", "hosts", "-run", "InTrouble", "./harness/database")
+	}})
+}
+
 // Metrics looks after the metrics contract.
 type Metrics mg.Namespace
 

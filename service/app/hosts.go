@@ -72,7 +72,7 @@ func (a *App) passOn(before func(func(gate.Front) gate.Front)) error {
 		return nil
 	})
 	before(forward.New(forward.Options{
-		Self: a.owner, Name: control.HostName(c), Hosts: a.hosts, Has: a.schedule.Has, Holder: a.hosts.TaskHolder, Serving: a.fleet.Serving(a.schedule),
+		Self: a.owner, Name: control.HostName(c), Hosts: a.hosts, PoolOf: a.schedule.PoolOf, Holder: a.hosts.TaskHolder, Serving: a.fleet.Serving(a.schedule),
 		Token: string(c.Token), Transport: transport, Within: gate.DefaultTimeout,
 		Lease: c.Hosts.Lease, Patience: takeovers * c.Hosts.Lease, Log: a.o.Log.Named("hosts"),
 	}).Before)

@@ -11,8 +11,13 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Has reports whether a task is live in this process, or is on its way to be.
-func (s *Scheduler) Has(id string) bool { return s.job(id) != nil }
+// PoolOf is the pool of a task that is live in this process, or is on its way to be; false: there is no such task.
+func (s *Scheduler) PoolOf(id string) (pool string, live bool) {
+	if j := s.job(id); j != nil {
+		return j.lane.pool.ID, true
+	}
+	return "", false
+}
 
 // Get returns a task's status, once the task is accepted.
 func (s *Scheduler) Get(ctx context.Context, id string) (task.Status, error) {

@@ -38,7 +38,7 @@ func BenchmarkPassedOnToken(b *testing.B) {
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
 	f := New(Options{
-		Self: "a", Name: "attic", Hosts: &rig{hosts: []task.Host{{ID: "a", Up: true}, {ID: "b", Up: true, Address: sender.URL}}}, Has: func(string) bool { return false },
+		Self: "a", Name: "attic", Hosts: &rig{hosts: []task.Host{{ID: "a", Up: true}, {ID: "b", Up: true, Address: sender.URL}}}, PoolOf: func(string) (string, bool) { return "", false },
 		Holder: func(context.Context, string) (string, error) { return "b", nil }, Transport: transport, Within: time.Minute, Lease: time.Minute, Patience: time.Minute, Log: zap.NewNop(),
 	})
 	for _, way := range []struct {

@@ -33,6 +33,8 @@ type Hosts interface {
 	Hosts() []task.Host
 	// Refusal is nil for a pool whose queue this daemon holds.
 	Refusal(pool string) error
+	// MaySend reports whether this daemon's lease of a pool runs for sure, or nobody else has the pool.
+	MaySend(pool string) bool
 }
 
 // Options are what a Forwarder is made from.
@@ -40,8 +42,8 @@ type Options struct {
 	Self  string // this daemon's id
 	Name  string // what it is called
 	Hosts Hosts
-	// Has reports whether a task is live here.
-	Has func(id string) bool
+	// PoolOf is the pool of a task that is live in this process.
+	PoolOf func(id string) (pool string, live bool)
 	// Holder is the id of the daemon that holds a live task; empty: none does.
 	Holder func(ctx context.Context, id string) (string, error)
 	// Serving are the pools of this daemon that a model's name means here.
@@ -73,6 +75,10 @@ type before struct {
 // ServeHTTP implements gate.Front.
 func (b *before) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get(Header) != "" {
+		if id, ok := under(r.URL, "/v1/tasks/"); ok && b.f.stale(id) {
+			b.Refuse(w, r, errStale(id))
+			return
+		}
 		b.Front.ServeHTTP(w, r)
 		return
 	}
@@ -118,9 +124,27 @@ func under(u *url.URL, prefix string) (string, bool) {
 	return id, err == nil && id != ""
 }
 
+// live reports whether a task is live in this process.
+func (f *Forwarder) live(id string) bool {
+	_, live := f.o.PoolOf(id)
+	return live
+}
+
+// stale reports whether what this process knows of a live task may be over: its lease does not run for sure, and another daemon may have taken the task since.
+func (f *Forwarder) stale(id string) bool {
+	pool, live := f.o.PoolOf(id)
+	return live && !f.o.Hosts.MaySend(pool)
+}
+
+func errStale(id string) error {
+	return task.Errorf(task.PoolUnavailable, "this host has not reached the database for longer than its lease, and does not know who has task %.128q: try again in a moment; `llama-orch hosts` shows who is there", id).
+		Retry(time.Second)
+}
+
 // ofTask is the daemon that holds a live task.
 func (f *Forwarder) ofTask(ctx context.Context, id string) (*task.Host, error) {
-	if f.o.Has(id) {
+	stale := f.stale(id)
+	if !stale && f.live(id) {
 		return nil, nil
 	}
 	owner, err := f.o.Holder(ctx, id)
@@ -128,7 +152,12 @@ func (f *Forwarder) ofTask(ctx context.Context, id string) (*task.Host, error) {
 		return nil, task.Errorf(task.LedgerUnavailable, "the database does not say which host has the task: try again in a moment; the orchestrator's log has the cause").
 			Retry(time.Second).Because(err)
 	}
-	if owner == "" || owner == f.o.Self {
+	switch {
+	case owner == f.o.Self:
+		return nil, nil
+	case owner == "" && stale: // it has ended elsewhere, and this process has yet to hear of that
+		return nil, errStale(id)
+	case owner == "":
 		return nil, nil
 	}
 	for _, h := range f.o.Hosts.Hosts() {
@@ -183,7 +212,7 @@ func (f *Forwarder) ofBody(r *http.Request) *task.Host {
 	if !ok {
 		return nil
 	}
-	if w.TaskID != "" && f.o.Has(w.TaskID) {
+	if w.TaskID != "" && f.live(w.TaskID) {
 		return nil
 	}
 	if pool := w.Placement.Pool; pool != "" {

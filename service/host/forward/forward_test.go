@@ -37,11 +37,13 @@ func (here) Refuse(w http.ResponseWriter, _ *http.Request, err error) {
 
 type rig struct {
 	hosts  []task.Host
+	over   bool // the lease
 	holder string
 	fail   error
 }
 
-func (r *rig) Hosts() []task.Host { return r.hosts }
+func (r *rig) Hosts() []task.Host  { return r.hosts }
+func (r *rig) MaySend(string) bool { return !r.over }
 func (r *rig) Refusal(pool string) error {
 	if pool == "mine" {
 		return nil
@@ -67,7 +69,7 @@ func setup(t *testing.T) (*rig, http.Handler, *[]*http.Request) {
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
 	f := New(Options{
-		Self: "a", Name: "attic", Hosts: r, Has: func(id string) bool { return id == "mine" },
+		Self: "a", Name: "attic", Hosts: r, PoolOf: func(id string) (string, bool) { return "mine", id == "mine" },
 		Holder: func(context.Context, string) (string, error) { return r.holder, r.fail },
 		Serving: func(model string) []string {
 			return map[string][]string{"m": {"mine"}, "alias": {"mine"}, "shared": {"both"}}[model]
@@ -144,6 +146,25 @@ func TestWhoCannotBeReachedIsNamed(t *testing.T) {
 	require.Contains(t, got.Body.String(), "not taken over yet")
 	r.fail = errors.New("away")
 	require.Contains(t, ask(h, http.MethodGet, "/v1/tasks/x", "").Body.String(), "the database does not say")
+}
+
+// LO-714, LO-715.5: a daemon whose lease does not run for sure answers for no task from its memory, since another one may have it by now: it passes on what is another's, and what nobody can
+// tell is retriable. That holds for what was passed on to it, too.
+func TestADaemonThatLostItsLeaseDoesNotAnswerFromMemory(t *testing.T) {
+	r, h, _ := setup(t)
+	require.Equal(t, "here ", ask(h, http.MethodGet, "/v1/tasks/mine/stream", "").Body.String())
+	r.over, r.holder = true, "b"
+	require.Equal(t, "there ", ask(h, http.MethodGet, "/v1/tasks/mine/stream", "").Body.String())
+	r.holder = "a"
+	require.Equal(t, "here ", ask(h, http.MethodGet, "/v1/tasks/mine", "").Body.String(), "nobody has taken it")
+	for _, way := range [][]string{nil, {Header, "cellar"}} {
+		r.holder = ""
+		got := ask(h, http.MethodGet, "/v1/tasks/mine", "", way...)
+		require.Equal(t, http.StatusServiceUnavailable, got.Code)
+		require.Contains(t, got.Body.String(), "does not know who has task")
+	}
+	r.fail = errors.New("away")
+	require.Equal(t, http.StatusServiceUnavailable, ask(h, http.MethodDelete, "/v1/tasks/mine", "").Code)
 }
 
 // LO-715: where no other daemon is up, nobody is asked anything, and a body is not read.

@@ -101,6 +101,7 @@ func (x *through) Hosts() []task.Host {
 	return []task.Host{{ID: "a", Up: true}, {ID: "b", Name: "b", Up: true, Address: x.b.URL}, {ID: "c", Name: "c", Up: true, Address: x.c.URL}}
 }
 func (x *through) Refusal(string) error { return nil }
+func (x *through) MaySend(string) bool  { return true }
 
 func (x *through) holder(context.Context, string) (string, error) {
 	x.mu.Lock()
@@ -120,7 +121,7 @@ func newThrough(t *testing.T, a, b, c *sender, holders ...string) *through {
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
 	f := New(Options{
-		Self: "a", Name: "attic", Hosts: x, Has: func(string) bool { return false }, Holder: x.holder, Transport: transport, Within: time.Minute,
+		Self: "a", Name: "attic", Hosts: x, PoolOf: func(string) (string, bool) { return "", false }, Holder: x.holder, Transport: transport, Within: time.Minute,
 		Lease: 100 * time.Millisecond, Patience: 2 * time.Second, Log: zap.NewNop(),
 	})
 	server := httptest.NewServer(f.Before(a))
